@@ -1,0 +1,90 @@
+//! `check`: says everything that is wrong with job files, without touching a database or a Tempo.
+
+use std::path::PathBuf;
+
+use chrono::Utc;
+use serde_json::{Value as Json, json};
+
+use super::Exit;
+use crate::job::{CheckOptions, CheckedFile, Content, ProcessEnv, Report, check};
+
+/// Check job files: all that is wrong with them, each with file, line, column and fix.
+///
+/// Exit code 0 when nothing is wrong, else 2.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Job files, or folders with job files and a sources.toml.
+    #[arg(required = true, value_name = "PATH")]
+    paths: Vec<PathBuf>,
+
+    /// Leave ${VAR} unexpanded and look at no other file, as in CI, where the secrets are missing.
+    #[arg(long)]
+    no_env: bool,
+
+    /// Report as JSON on stdout: {"ok", "files", "problems"}.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// None of its own: what is wrong with the files is its result.
+pub fn run(args: Args) -> anyhow::Result<Exit> {
+    let env = ProcessEnv;
+    let report = check(
+        &args.paths,
+        &CheckOptions {
+            env: if args.no_env { None } else { Some(&env) },
+            now: Utc::now(),
+        },
+    );
+    let is_ok = report.problems.is_empty();
+    if args.json {
+        println!("{:#}", report_json(&report));
+    } else {
+        for checked in &report.files {
+            println!("{}: ok: {}", checked.file.display(), summary(checked));
+        }
+        if !is_ok {
+            eprintln!("{}", report.problems);
+        }
+    }
+    Ok(if is_ok { Exit::Complete } else { Exit::Usage })
+}
+
+fn summary(checked: &CheckedFile) -> String {
+    match &checked.content {
+        Content::Job(Some(job)) => job.summary(),
+        Content::Job(None) => "a job that depends on the environment".to_owned(),
+        Content::Sources(names) => format!("sources {}", names.join(", ")),
+    }
+}
+
+fn report_json(report: &Report) -> Json {
+    let files: Vec<Json> = report
+        .files
+        .iter()
+        .map(|checked| {
+            let (kind, name, dataset, source) = match &checked.content {
+                Content::Job(Some(job)) => (
+                    "job",
+                    Some(&job.name),
+                    Some(&job.dataset),
+                    Some(&job.source.name),
+                ),
+                Content::Job(None) => ("job", None, None, None),
+                Content::Sources(_) => ("sources", None, None, None),
+            };
+            json!({
+                "file": checked.file,
+                "kind": kind,
+                "name": name,
+                "dataset": dataset,
+                "source": source,
+                "summary": summary(checked),
+            })
+        })
+        .collect();
+    json!({ "ok": report.problems.is_empty(), "files": files, "problems": report.problems })
+}

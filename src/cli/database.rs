@@ -1,0 +1,102 @@
+//! Which database a command uses: DATABASE_URL, or the private local PostgreSQL.
+
+use std::str::FromStr;
+
+use anyhow::Context;
+use sqlx::{PgPool, postgres::PgConnectOptions};
+
+use super::UsageError;
+use crate::{
+    local_postgres::{self, LocalPostgres},
+    store,
+};
+
+/// Options of commands that need a database.
+#[derive(Debug, Clone, clap::Args)]
+pub(super) struct DatabaseArgs {
+    /// Use the private local PostgreSQL in .tempo-harvest/, whatever DATABASE_URL says
+    #[arg(long)]
+    pub local: bool,
+}
+
+/// What to use when neither DATABASE_URL nor `--local` is given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Otherwise {
+    /// The private local PostgreSQL.
+    Local,
+    /// Nothing: a variable that was lost must not start an empty database on a server's ephemeral disk.
+    Refuse,
+}
+
+/// An open database.
+pub(super) struct Database {
+    /// Connections to it.
+    pub pool: PgPool,
+    local: Option<LocalPostgres>,
+}
+
+/// The database's address and login, and the local server if that is it.
+pub(super) async fn locate(
+    args: &DatabaseArgs,
+    otherwise: Otherwise,
+) -> anyhow::Result<(PgConnectOptions, Option<LocalPostgres>)> {
+    let url = std::env::var("DATABASE_URL")
+        .ok()
+        .filter(|url| !url.is_empty());
+    match url {
+        Some(url) if !args.local => {
+            // The error is not passed on: it may repeat the URL, and with it the password.
+            let options = PgConnectOptions::from_str(&url)
+                .map_err(|_| UsageError("DATABASE_URL is no PostgreSQL URL; write postgres://USER:PASSWORD@HOST:5432/DATABASE".to_owned()))?;
+            Ok((options, None))
+        }
+        None if !args.local && otherwise == Otherwise::Refuse => Err(UsageError(
+            "DATABASE_URL is not set: set it to postgres://USER:PASSWORD@HOST:5432/DATABASE, or say --local for the private PostgreSQL in .tempo-harvest/"
+                .to_owned(),
+        )
+        .into()),
+        _ => {
+            let folder = local_postgres::default_folder()?;
+            let executable = std::env::current_exe().context("cannot find the path of this program")?;
+            let local = LocalPostgres::start(&folder, &executable).await?;
+            Ok((local.connect_options(), Some(local)))
+        }
+    }
+}
+
+impl Database {
+    /// Opens the database and brings its tables up to date.
+    pub async fn open(
+        args: &DatabaseArgs,
+        otherwise: Otherwise,
+        connections: u32,
+    ) -> anyhow::Result<Self> {
+        let database = Self::open_as_it_is(args, otherwise, connections).await?;
+        store::migrate(&database.pool).await?;
+        Ok(database)
+    }
+
+    /// Opens the database and creates nothing in it.
+    pub async fn open_as_it_is(
+        args: &DatabaseArgs,
+        otherwise: Otherwise,
+        connections: u32,
+    ) -> anyhow::Result<Self> {
+        let (options, local) = locate(args, otherwise).await?;
+        let pool = store::connect(&options, connections).await?;
+        Ok(Self { pool, local })
+    }
+
+    /// Whether it is the private local PostgreSQL.
+    pub fn is_local(&self) -> bool {
+        self.local.is_some()
+    }
+
+    /// Closes the connections; stops the local server if nobody else uses it.
+    pub async fn close(self) {
+        self.pool.close().await;
+        if let Some(local) = self.local {
+            local.stop().await;
+        }
+    }
+}

@@ -1,0 +1,83 @@
+//! `dataset rm` and `dataset reset`: the only commands that delete traces.
+
+use std::io::{BufRead, IsTerminal, Write};
+
+use sqlx::Connection;
+
+use super::{
+    Exit, UsageError,
+    database::{self, Database, Otherwise},
+};
+use crate::store::datasets;
+
+/// Remove a dataset, or forget what it holds
+#[derive(Debug, clap::Subcommand)]
+pub(super) enum Command {
+    /// Delete a dataset: its traces, its coverage, its history, its jobs
+    Rm(Args),
+    /// Delete a dataset's traces and coverage, so that it can be collected again, also with another query
+    Reset(Args),
+}
+
+/// Which dataset.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// The dataset
+    name: String,
+    /// Do not ask
+    #[arg(long)]
+    yes: bool,
+    #[command(flatten)]
+    database: database::DatabaseArgs,
+}
+
+/// Runs the command.
+pub(super) async fn run(command: Command) -> anyhow::Result<Exit> {
+    let (args, definition) = match command {
+        Command::Rm(args) => (args, true),
+        Command::Reset(args) => (args, false),
+    };
+    let database = Database::open(&args.database, Otherwise::Refuse, 2).await?;
+    let outcome = delete(&database, &args, definition).await;
+    database.close().await;
+    outcome
+}
+
+async fn delete(database: &Database, args: &Args, definition: bool) -> anyhow::Result<Exit> {
+    let mut conn = database.pool.acquire().await?;
+    let name = args.name.as_str();
+    let Some(contents) = datasets::contents(&mut conn, name).await? else {
+        let names = datasets::names(&mut conn).await?;
+        let known = if names.is_empty() {
+            "there are none".to_owned()
+        } else {
+            format!("there are `{}`", names.join("`, `"))
+        };
+        return Err(UsageError(format!("there is no dataset `{name}`; {known}")).into());
+    };
+    let what = format!(
+        "dataset `{name}`: {} traces, {} h covered, {} windows open",
+        contents.traces,
+        contents.covered_s / 3_600,
+        contents.open_windows
+    );
+    if !args.yes {
+        if !std::io::stdin().is_terminal() {
+            return Err(UsageError(format!("{what}: this deletes them; say --yes")).into());
+        }
+        eprint!("{what}\ndelete? [y/N] ");
+        let mut answer = String::new();
+        std::io::stdin().lock().read_line(&mut answer)?;
+        if !matches!(answer.trim(), "y" | "Y" | "yes") {
+            eprintln!("nothing deleted");
+            return Ok(Exit::Failed);
+        }
+    }
+    let mut tx = conn.begin().await?;
+    datasets::lock_for_planning(&mut tx, name).await?;
+    datasets::restart_coverage(&mut tx, name).await?;
+    datasets::delete(&mut tx, name, definition).await?;
+    tx.commit().await?;
+    writeln!(std::io::stdout(), "{what}: deleted")?;
+    Ok(Exit::Complete)
+}

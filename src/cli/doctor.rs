@@ -1,0 +1,465 @@
+//! `doctor`: is everything there that collecting needs, and if not, what to do.
+
+use std::{fmt, io::Write, path::PathBuf};
+
+use chrono::Utc;
+use serde::Serialize;
+use sqlx::PgPool;
+
+use super::{
+    Exit,
+    database::{self, Otherwise},
+    jobs,
+};
+use crate::{
+    job::{Job, Source},
+    queue, store,
+    store::sources,
+    tempo::{Client, Failure, Limits, Search},
+    window::Window,
+};
+
+/// Check the database, and the Tempo of each job file given, and say what to do about what is wrong.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Job files, or folders of them
+    #[arg(value_name = "FILE")]
+    files: Vec<PathBuf>,
+    #[command(flatten)]
+    database: database::DatabaseArgs,
+    /// Report as JSON on stdout
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum State {
+    Ok,
+    Warn,
+    Fail,
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Ok => "ok",
+            Self::Warn => "warn",
+            Self::Fail => "FAIL",
+        })
+    }
+}
+
+#[derive(Debug, Serialize)]
+struct Finding {
+    about: String,
+    check: &'static str,
+    state: State,
+    detail: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fix: Option<String>,
+}
+
+#[derive(Default)]
+struct Findings(Vec<Finding>);
+
+impl Findings {
+    fn add(
+        &mut self,
+        about: &str,
+        check: &'static str,
+        state: State,
+        detail: impl Into<String>,
+        fix: Option<&str>,
+    ) {
+        self.0.push(Finding {
+            about: about.to_owned(),
+            check,
+            state,
+            detail: detail.into(),
+            fix: fix.map(str::to_owned),
+        });
+    }
+}
+
+/// Runs the command.
+pub(super) async fn run(args: Args) -> anyhow::Result<Exit> {
+    let jobs = if args.files.is_empty() {
+        Vec::new()
+    } else {
+        match jobs::load(&args.files, Utc::now()) {
+            Ok(jobs) => jobs,
+            Err(exit) => return Ok(exit),
+        }
+    };
+    let mut findings = Findings::default();
+    let (options, local) = database::locate(&args.database, Otherwise::Local).await?;
+    let pool = check_database(&mut findings, &options).await;
+    let mut seen: Vec<&str> = Vec::new();
+    for job in &jobs {
+        if !seen.contains(&job.source.name.as_str()) {
+            seen.push(&job.source.name);
+            let limits = known_limits(pool.as_ref(), &job.source).await;
+            check_source(&mut findings, job, limits).await;
+        }
+    }
+    if let Some(pool) = pool {
+        pool.close().await;
+    }
+    if let Some(local) = local {
+        local.stop().await;
+    }
+    let mut out = std::io::stdout().lock();
+    if args.json {
+        writeln!(out, "{}", serde_json::to_string_pretty(&findings.0)?)?;
+    } else {
+        for finding in &findings.0 {
+            writeln!(
+                out,
+                "{:<5} {}: {}: {}",
+                finding.state, finding.about, finding.check, finding.detail
+            )?;
+            if let Some(fix) = &finding.fix {
+                writeln!(out, "      -> {fix}")?;
+            }
+        }
+        if jobs.is_empty() {
+            writeln!(
+                out,
+                "      -> give a job file to check its Tempo too: tempo-harvest doctor FILE"
+            )?;
+        }
+    }
+    let failed = findings
+        .0
+        .iter()
+        .any(|finding| finding.state == State::Fail);
+    Ok(if failed { Exit::Failed } else { Exit::Complete })
+}
+
+async fn check_database(
+    findings: &mut Findings,
+    options: &sqlx::postgres::PgConnectOptions,
+) -> Option<PgPool> {
+    let address = store::address_of(options);
+    let about = format!("database at {address}");
+    let pool = match store::connect(options, 2).await {
+        Ok(pool) => pool,
+        Err(error) => {
+            let fix = "check host, port, user and password in DATABASE_URL, and that the server accepts connections from here";
+            findings.add(
+                &about,
+                "reachable",
+                State::Fail,
+                error.to_string(),
+                Some(fix),
+            );
+            return None;
+        }
+    };
+    match database_findings(findings, &about, &pool).await {
+        Ok(()) => Some(pool),
+        Err(error) => {
+            findings.add(&about, "reachable", State::Fail, error.to_string(), None);
+            None
+        }
+    }
+}
+
+async fn database_findings(
+    findings: &mut Findings,
+    about: &str,
+    pool: &PgPool,
+) -> sqlx::Result<()> {
+    let mut conn = pool.acquire().await?;
+    let (_, version) = store::server_version(&mut conn).await?;
+    findings.add(
+        about,
+        "reachable",
+        State::Ok,
+        format!("PostgreSQL {version}"),
+        None,
+    );
+    let rights = store::rights(&mut conn).await?;
+    if rights.create_in_database || rights.schemas_exist {
+        let detail = if rights.create_in_database {
+            "may create schemas"
+        } else {
+            "the schemas exist"
+        };
+        findings.add(
+            about,
+            "rights",
+            State::Ok,
+            format!("user `{}` {detail}", rights.user),
+            None,
+        );
+    } else {
+        let fix = format!(
+            "ALTER DATABASE … OWNER TO \"{}\", or run `tempo-harvest migrate` once as the owner",
+            rights.user
+        );
+        findings.add(
+            about,
+            "rights",
+            State::Fail,
+            format!("user `{}` may not create schemas", rights.user),
+            Some(&fix),
+        );
+    }
+    if !rights.missing_extensions.is_empty() {
+        let names = rights.missing_extensions.join(", ");
+        let fix = "install PostgreSQL's contrib extensions on the server (`postgresql-contrib`)";
+        findings.add(
+            about,
+            "extensions",
+            State::Fail,
+            format!("not available: {names}"),
+            Some(fix),
+        );
+    }
+    let ours = store::migrations_applied(&mut conn).await?;
+    let queue = queue::migrations_applied(&mut conn).await?;
+    let (state, detail, fix) = if ours.1 > ours.0 {
+        (
+            State::Fail,
+            "made by a newer tempo-harvest".to_owned(),
+            Some("use the newer version"),
+        )
+    } else if ours.0 == ours.1 && queue.0 == queue.1 {
+        (
+            State::Ok,
+            format!("up to date ({} and {} of the queue)", ours.1, queue.1),
+            None,
+        )
+    } else {
+        let detail = format!(
+            "{} of {} applied, {} of {} of the queue",
+            ours.1, ours.0, queue.1, queue.0
+        );
+        (
+            State::Warn,
+            detail,
+            Some("the next run applies them, or `tempo-harvest migrate` now"),
+        )
+    };
+    findings.add(about, "migrations", state, detail, fix);
+    Ok(())
+}
+
+async fn known_limits(pool: Option<&PgPool>, source: &Source) -> Limits {
+    let Some(pool) = pool else {
+        return Limits::default();
+    };
+    let known = async {
+        let mut conn = pool.acquire().await?;
+        match store::migrations_applied(&mut conn).await? {
+            (_, 0) => Ok(Limits::default()),
+            _ => sources::limits(&mut conn, &source.name).await,
+        }
+    };
+    known.await.unwrap_or_else(|error: sqlx::Error| {
+        tracing::warn!(%error, "cannot read the limits learned");
+        Limits::default()
+    })
+}
+
+async fn check_source(findings: &mut Findings, job: &Job, limits: Limits) {
+    let about = format!("source `{}` ({})", job.source.name, job.source.url);
+    let client = match Client::new(job.source.clone(), limits) {
+        Ok(client) => client,
+        Err(error) => {
+            findings.add(
+                &about,
+                "configuration",
+                State::Fail,
+                error.to_string(),
+                None,
+            );
+            return;
+        }
+    };
+    let now = Utc::now().timestamp();
+    // An hour that has been handed over to the blocks, and then the present.
+    let (Some(settled_hour), Some(newest_hour)) = (
+        Window::new(now - 7_200, now - 3_600),
+        Window::new(now - 3_600, now),
+    ) else {
+        return;
+    };
+    let newest_of = |window| Search {
+        window,
+        query: Some("{ } with (most_recent=true)".to_owned()),
+        limit: 1,
+    };
+    let settled = match client.search(&newest_of(settled_hour)).await {
+        Ok(answer) => answer,
+        Err(failure) => {
+            findings.add(
+                &about,
+                "search",
+                State::Fail,
+                failure.to_string(),
+                access_fix(&failure),
+            );
+            return;
+        }
+    };
+    let credentials = if job.source.tenant.is_some() {
+        "credentials and tenant accepted"
+    } else {
+        "credentials accepted, no tenant needed"
+    };
+    findings.add(
+        &about,
+        "search",
+        State::Ok,
+        format!(
+            "answered in {} ms, {credentials}",
+            settled.elapsed.as_millis()
+        ),
+        None,
+    );
+    match client.version().await {
+        Ok(Some(version)) => findings.add(&about, "version", State::Ok, version, None),
+        Ok(None) => findings.add(&about, "version", State::Ok, "not told", None),
+        Err(failure) => findings.add(
+            &about,
+            "version",
+            State::Warn,
+            format!("not told: {failure}"),
+            None,
+        ),
+    }
+    match settled.format {
+        crate::tempo::wire::Format::Protobuf => {
+            findings.add(&about, "format", State::Ok, "protobuf", None)
+        }
+        crate::tempo::wire::Format::Json => findings.add(
+            &about,
+            "format",
+            State::Warn,
+            "JSON though protobuf was asked for: about three times the bytes",
+            Some("something between here and Tempo drops the Accept header; it works all the same"),
+        ),
+    }
+    clock_finding(findings, &about, settled.server_time);
+    let limits = client.limits();
+    let known: Vec<String> = limits.known().iter().map(ToString::to_string).collect();
+    let detail = if known.is_empty() {
+        "none met yet; they are learned from refusals".to_owned()
+    } else {
+        known.join(", ")
+    };
+    findings.add(&about, "limits", State::Ok, detail, None);
+    count_finding(findings, &about, &client, settled_hour).await;
+    newest_finding(findings, &about, &client, &newest_of(newest_hour), now).await;
+}
+
+fn access_fix(failure: &Failure) -> Option<&'static str> {
+    match (failure.class, failure.status) {
+        (crate::tempo::Class::Passing, None) => Some(
+            "check `url`, and that Tempo (its query-frontend) is running and can be reached from here",
+        ),
+        (crate::tempo::Class::Access, _) => {
+            Some("check `url`, `tenant` and the credentials of this source")
+        }
+        _ => None,
+    }
+}
+
+fn clock_finding(findings: &mut Findings, about: &str, server_time: Option<chrono::DateTime<Utc>>) {
+    match server_time {
+        Some(at) => {
+            let seconds = (at - Utc::now()).num_seconds();
+            let state = if seconds.abs() > 5 {
+                State::Warn
+            } else {
+                State::Ok
+            };
+            let fix = (state == State::Warn).then_some(
+                "set the clocks by NTP; ages are judged by Tempo's clock, so nothing is lost",
+            );
+            findings.add(
+                about,
+                "clock",
+                state,
+                format!("{seconds} s ahead of this machine's"),
+                fix,
+            );
+        }
+        None => findings.add(
+            about,
+            "clock",
+            State::Warn,
+            "unknown: the answer has no Date header",
+            Some("ages are judged by this machine's clock instead: keep it right"),
+        ),
+    }
+}
+
+async fn count_finding(findings: &mut Findings, about: &str, client: &Client, window: Window) {
+    let fix = "not needed, but windows are sized better with it: set up Tempo's metrics path (metrics-generator local-blocks in 2.x)";
+    match client.count(window).await {
+        Ok(answer) => match answer.histogram {
+            Some(histogram) => {
+                let detail = format!(
+                    "available; {} traces started an hour ago within an hour",
+                    histogram.count_in(window)
+                );
+                findings.add(about, "count", State::Ok, detail, None);
+            }
+            None => findings.add(
+                about,
+                "count",
+                State::Warn,
+                "unknown: it returned no series (no traces, or no metrics path)",
+                Some(fix),
+            ),
+        },
+        Err(failure) => findings.add(
+            about,
+            "count",
+            State::Warn,
+            format!("not available: {failure}"),
+            Some(fix),
+        ),
+    }
+}
+
+async fn newest_finding(
+    findings: &mut Findings,
+    about: &str,
+    client: &Client,
+    probe: &Search,
+    now: i64,
+) {
+    match client.search(probe).await {
+        Ok(answer) => match answer.body.traces.iter().map(|trace| trace.start_ns).max() {
+            Some(newest_ns) => {
+                let age_s = now - newest_ns / 1_000_000_000;
+                findings.add(
+                    about,
+                    "newest trace",
+                    State::Ok,
+                    format!("started {age_s} s ago"),
+                    None,
+                );
+            }
+            None => findings.add(
+                about,
+                "newest trace",
+                State::Warn,
+                "none in the last hour",
+                Some("is anything being sent to this Tempo, and to this tenant?"),
+            ),
+        },
+        Err(failure) => findings.add(
+            about,
+            "newest trace",
+            State::Warn,
+            failure.to_string(),
+            None,
+        ),
+    }
+}

@@ -1,0 +1,99 @@
+//! `gaps`: what was asked for and is not collected, with reasons.
+
+use std::io::Write;
+
+use chrono::Utc;
+
+use super::{
+    Exit, UsageError,
+    database::{self, Database, Otherwise},
+};
+use crate::{
+    status::{self, Gap, Reason},
+    window::rfc3339,
+};
+
+/// List what was asked for and is not collected, with reasons. Exit code 3 if there is anything that could be.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Only this dataset, or the one that this job fills
+    #[arg(value_name = "JOB")]
+    name: Option<String>,
+    #[command(flatten)]
+    database: database::DatabaseArgs,
+    /// Report as JSON on stdout
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs the command.
+pub(super) async fn run(args: Args) -> anyhow::Result<Exit> {
+    let database = Database::open(&args.database, Otherwise::Refuse, 2).await?;
+    let statuses = async {
+        let mut conn = database.pool.acquire().await?;
+        status::datasets(&mut conn, args.name.as_deref(), Utc::now()).await
+    }
+    .await;
+    database.close().await;
+    let statuses = statuses?;
+    if let Some(name) = args.name.as_ref().filter(|_| statuses.is_empty()) {
+        return Err(UsageError(format!(
+            "there is no job and no dataset `{name}`; `tempo-harvest status` lists them"
+        ))
+        .into());
+    }
+    let mut out = std::io::stdout().lock();
+    if args.json {
+        let all: Vec<serde_json::Value> = statuses
+            .iter()
+            .flat_map(|status| {
+                status
+                    .gaps
+                    .iter()
+                    .map(|gap| as_json(&status.state.name, gap))
+            })
+            .collect();
+        writeln!(out, "{}", serde_json::to_string_pretty(&all)?)?;
+    } else {
+        for status in &statuses {
+            if status.gaps.is_empty() {
+                writeln!(out, "{}: no gaps in what was asked for", status.state.name)?;
+            }
+            for gap in &status.gaps {
+                let why = match &gap.reason {
+                    Reason::Failed {
+                        error, attempts, ..
+                    } => format!(" after {attempts} attempts: {error}"),
+                    _ => String::new(),
+                };
+                writeln!(
+                    out,
+                    "{}: {}: {}{why}",
+                    status.state.name,
+                    gap.window,
+                    gap.reason.name()
+                )?;
+            }
+        }
+    }
+    let missing = statuses.iter().any(|status| status.missing_s() > 0);
+    Ok(if missing { Exit::Gaps } else { Exit::Complete })
+}
+
+fn as_json(dataset: &str, gap: &Gap) -> serde_json::Value {
+    let mut json = serde_json::json!({
+        "dataset": dataset, "from": rfc3339(gap.window.start()), "to": rfc3339(gap.window.end()),
+        "seconds": gap.window.seconds(), "reason": gap.reason.name(),
+    });
+    if let Reason::Failed {
+        class,
+        error,
+        attempts,
+    } = &gap.reason
+    {
+        json["error_class"] = class.as_str().into();
+        json["error"] = error.as_str().into();
+        json["attempts"] = (*attempts).into();
+    }
+    json
+}

@@ -1,0 +1,220 @@
+//! What commands that start work have in common: job files, and the range to collect.
+
+use std::path::PathBuf;
+
+use chrono::{DateTime, Utc};
+
+use super::{Exit, UsageError};
+use crate::{
+    job::{self, Job, LoadOptions, ProcessEnv},
+    store::{Holder, windows},
+    submit::{Submission, SubmitError},
+    window::{Window, rfc3339},
+};
+
+/// Job files and a range.
+#[derive(Debug, clap::Args)]
+pub(super) struct JobArgs {
+    /// Job files, or folders of them
+    #[arg(required = true, value_name = "FILE")]
+    pub files: Vec<PathBuf>,
+    /// Collect from here instead of what [backfill] says: 2026-11-01T00:00:00Z, `7d ago`
+    #[arg(long, value_name = "TIME", conflicts_with = "last")]
+    pub from: Option<String>,
+    /// Collect up to here: 2026-11-08T00:00:00Z, `1d ago`; without it up to what is settled
+    #[arg(long, value_name = "TIME", requires = "from")]
+    pub to: Option<String>,
+    /// Collect this much, ending at the last settled window edge: 24h, 7d
+    #[arg(long, value_name = "DURATION")]
+    pub last: Option<String>,
+}
+
+/// The default length of a window when the job has no [backfill], seconds.
+const WINDOW_S: i64 = 3_600;
+/// The default distance from the present, seconds.
+const SETTLE_S: i64 = 3_600;
+
+/// A job and the range of it to collect.
+pub(super) struct Target {
+    /// The job.
+    pub job: Job,
+    /// The range.
+    pub requested: Window,
+    /// Length of a window, seconds.
+    pub window_s: i64,
+    /// Distance from the present, seconds.
+    pub settle_s: i64,
+}
+
+/// Reads job files, or prints everything that is wrong with them.
+pub(super) fn load(files: &[PathBuf], now: DateTime<Utc>) -> Result<Vec<Job>, Exit> {
+    let options = LoadOptions {
+        env: &ProcessEnv,
+        now,
+    };
+    job::load(files, &options).map_err(|diagnostics| {
+        eprintln!("{diagnostics}");
+        Exit::Usage
+    })
+}
+
+impl JobArgs {
+    /// The jobs that are enabled, each with its range.
+    pub fn targets(&self, now: DateTime<Utc>) -> Result<Result<Vec<Target>, Exit>, UsageError> {
+        self.select(now, |_| true)
+    }
+
+    fn select(
+        &self,
+        now: DateTime<Utc>,
+        wanted: impl Fn(&Job) -> bool,
+    ) -> Result<Result<Vec<Target>, Exit>, UsageError> {
+        let jobs = match load(&self.files, now) {
+            Ok(jobs) => jobs,
+            Err(exit) => return Ok(Err(exit)),
+        };
+        let mut targets = Vec::new();
+        for job in jobs {
+            if !job.enabled {
+                eprintln!("job `{}` is not enabled; left out", job.name);
+                continue;
+            }
+            if !wanted(&job) {
+                eprintln!("job `{}` has no [backfill]; left out", job.name);
+                continue;
+            }
+            let (window_s, settle_s) = job
+                .backfill
+                .as_ref()
+                .map_or((WINDOW_S, SETTLE_S), |backfill| {
+                    (seconds(backfill.window), seconds(backfill.settle))
+                });
+            let requested = self.range(&job, window_s, settle_s, now)?;
+            targets.push(Target {
+                job,
+                requested,
+                window_s,
+                settle_s,
+            });
+        }
+        Ok(Ok(targets))
+    }
+
+    /// The jobs given, those without a [backfill] left out.
+    pub fn targets_with_backfill(
+        &self,
+        now: DateTime<Utc>,
+    ) -> Result<Result<Vec<Target>, Exit>, UsageError> {
+        self.select(now, |job| job.backfill.is_some())
+    }
+
+    fn range(
+        &self,
+        job: &Job,
+        window_s: i64,
+        settle_s: i64,
+        now: DateTime<Utc>,
+    ) -> Result<Window, UsageError> {
+        let settled_edge = (now.timestamp() - settle_s).div_euclid(window_s) * window_s;
+        let instant = |name: &str, text: &str| {
+            job::instant::parse(text, now).map_err(|error| UsageError(format!("{name} {error}")))
+        };
+        if let Some(last) = &self.last {
+            let length = seconds(
+                job::duration::parse(last)
+                    .map_err(|error| UsageError(format!("--last {error}")))?,
+            );
+            let whole = (length / window_s).max(1) * window_s;
+            if length < window_s {
+                return Err(UsageError(format!(
+                    "--last `{last}` is shorter than one window of job `{}` ({window_s} s)",
+                    job.name
+                )));
+            }
+            return Window::new(settled_edge - whole, settled_edge)
+                .ok_or_else(|| UsageError(format!("--last `{last}` is empty")));
+        }
+        if let Some(from) = &self.from {
+            let start = instant("--from", from)?.timestamp();
+            let end = match &self.to {
+                Some(to) => instant("--to", to)?.timestamp(),
+                None => settled_edge,
+            };
+            if end > now.timestamp() {
+                return Err(UsageError(format!(
+                    "--to is {}, but it is only {}: the future holds no traces yet",
+                    rfc3339(end),
+                    rfc3339(now.timestamp())
+                )));
+            }
+            return Window::new(start, end).ok_or_else(|| {
+                let to = self.to.as_deref().unwrap_or("the last settled window edge");
+                UsageError(format!(
+                    "--from must be before --to, but `{from}` is {} and `{to}` is {}",
+                    rfc3339(start),
+                    rfc3339(end)
+                ))
+            });
+        }
+        let Some(backfill) = &job.backfill else {
+            return Err(UsageError(format!(
+                "job `{}` ({}) has no [backfill]: say what to collect with --last, or --from and --to",
+                job.name,
+                job.file.display()
+            )));
+        };
+        let (start, end) = backfill.resolve(now);
+        Window::new(start, end)
+            .ok_or_else(|| UsageError(format!("the [backfill] of job `{}` is empty", job.name)))
+    }
+}
+
+pub(super) fn seconds(duration: std::time::Duration) -> i64 {
+    i64::try_from(duration.as_secs()).unwrap_or(i64::MAX / 4)
+}
+
+impl Target {
+    /// The submission of this target by a command. What a person waits for goes before what is done in the background.
+    pub fn submission<'a>(
+        &'a self,
+        command: &'a str,
+        holder: &'a Holder,
+        now: DateTime<Utc>,
+    ) -> Submission<'a> {
+        Submission {
+            job: &self.job,
+            requested: self.requested,
+            window_s: self.window_s,
+            settle_s: self.settle_s,
+            now,
+            command,
+            priority: match command {
+                "run" | "demo" => windows::FOREGROUND_PRIORITY,
+                _ => windows::BACKFILL_PRIORITY,
+            },
+            holder,
+        }
+    }
+
+    /// A refused submission as the user sees it: at the key in the job file that it is about.
+    pub fn refused(&self, error: SubmitError) -> anyhow::Error {
+        match error {
+            SubmitError::Conflict { what, .. } => {
+                let key = match what {
+                    "source" => "source",
+                    "tenant" => "source.tenant",
+                    "query" => "select.query",
+                    "detail" => "select.detail",
+                    _ => "select.attributes",
+                };
+                let key = if self.job.position_of(key).is_some() {
+                    key
+                } else {
+                    "name"
+                };
+                UsageError(self.job.refusal(key, error.to_string()).to_string()).into()
+            }
+            SubmitError::Database(error) => error.into(),
+        }
+    }
+}

@@ -1,0 +1,181 @@
+//! The command line: one file a command. Data goes to stdout, logs and diagnostics to stderr.
+//!
+//! Exit codes: 0 complete, 1 failed, 2 wrong usage or job file, 3 gaps remain.
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand};
+
+mod check;
+mod completions;
+mod database;
+mod dataset;
+mod db;
+mod demo;
+mod doctor;
+mod gaps;
+mod init;
+mod jobs;
+mod local_postgres_supervisor;
+mod logging;
+mod migrate;
+mod plan;
+mod progress;
+mod run;
+mod schema;
+mod status;
+mod submit;
+mod work;
+
+/// How a command ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Exit {
+    /// Everything asked for is there.
+    Complete = 0,
+    /// It failed.
+    Failed = 1,
+    /// The arguments or a job file are wrong.
+    Usage = 2,
+    /// Something is missing that should be there.
+    Gaps = 3,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}
+
+/// A wrong argument or job file: printed as it is, exit code 2.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct UsageError(pub String);
+
+const EXIT_CODES: &str = "Exit codes: 0 complete, 1 failed, 2 wrong usage or job file, 3 gaps remain.\n\
+    The database is DATABASE_URL; `run`, `plan` and `demo` fall back on a private local PostgreSQL, everything else does with --local.";
+
+/// Brings every trace of a time range out of Grafana Tempo into PostgreSQL, and knows which seconds it has.
+#[derive(Debug, Parser)]
+#[command(name = "tempo-harvest", version, after_help = EXIT_CODES, max_term_width = 120)]
+struct Cli {
+    /// Log more: -v what is done, -vv every request (RUST_LOG overrides)
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    verbose: u8,
+    /// Form of the log on stderr
+    #[arg(long, global = true, value_enum, default_value_t = logging::Format::Text)]
+    log_format: logging::Format,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Print a commented job file for a Tempo
+    Init(init::Args),
+    /// Check job files; touches nothing
+    Check(check::Args),
+    /// Print the JSON Schema of job files, for editors
+    Schema(schema::Args),
+    /// Check the database and the Tempo, and say what to do about what is wrong
+    Doctor(doctor::Args),
+    /// Show what `run` would fetch; writes nothing
+    Plan(plan::Args),
+    /// Put what is missing on the queue, for `work` to fetch
+    Submit(submit::Args),
+    /// Fetch what is on the queue, until stopped
+    Work(work::Args),
+    /// Fetch what is missing, wait for it, and report
+    Run(run::Args),
+    /// Show what is collected and what is being collected
+    Status(status::Args),
+    /// List what was asked for and is not collected, with reasons
+    Gaps(gaps::Args),
+    /// Remove a dataset, or forget what it holds
+    #[command(subcommand)]
+    Dataset(dataset::Command),
+    /// Create or upgrade the tables
+    Migrate(migrate::Args),
+    /// Open psql, or run any command, on the database that is used
+    Db(db::Args),
+    /// See it all on a simulated Tempo and a private PostgreSQL
+    Demo(demo::Args),
+    /// Print completions for a shell
+    Completions(completions::Args),
+    /// Keeps the private PostgreSQL running while anyone uses it; started by the other commands.
+    #[command(name = crate::local_postgres::SUPERVISOR_COMMAND, hide = true)]
+    LocalPostgresSupervisor(local_postgres_supervisor::Args),
+}
+
+/// Parses the arguments, runs the command and returns its exit code.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Printing fails only when nobody reads.
+            let _nobody_reads = error.print();
+            return if error.use_stderr() {
+                Exit::Usage.into()
+            } else {
+                ExitCode::SUCCESS
+            };
+        }
+    };
+    logging::init(cli.verbose, cli.log_format);
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+    {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("error: cannot start: {error}");
+            return Exit::Failed.into();
+        }
+    };
+    let outcome = runtime.block_on(dispatch(cli.command));
+    // Not waiting for lookups and idle connections that nobody needs any more.
+    runtime.shutdown_background();
+    match outcome {
+        Ok(exit) => exit,
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => match error.downcast_ref::<UsageError>() {
+            Some(UsageError(message)) => {
+                eprintln!("error: {message}");
+                Exit::Usage.into()
+            }
+            None => {
+                eprintln!("error: {error:#}");
+                Exit::Failed.into()
+            }
+        },
+    }
+}
+
+async fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
+    let exit = match command {
+        Command::Init(args) => init::run(args)?,
+        Command::Check(args) => check::run(args)?,
+        Command::Schema(args) => schema::run(args)?,
+        Command::Doctor(args) => doctor::run(args).await?,
+        Command::Plan(args) => plan::run(args).await?,
+        Command::Submit(args) => submit::run(args).await?,
+        Command::Work(args) => work::run(args).await?,
+        Command::Run(args) => run::run(args).await?,
+        Command::Status(args) => status::run(args).await?,
+        Command::Gaps(args) => gaps::run(args).await?,
+        Command::Dataset(command) => dataset::run(command).await?,
+        Command::Migrate(args) => migrate::run(args).await?,
+        Command::Db(args) => return db::run(args).await,
+        Command::Demo(args) => demo::run(args).await?,
+        Command::Completions(args) => completions::run(args, &mut Cli::command())?,
+        Command::LocalPostgresSupervisor(args) => local_postgres_supervisor::run(args).await?,
+    };
+    Ok(exit.into())
+}
+
+/// `tempo-harvest … | head` is no error.
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error
+        .chain()
+        .filter_map(|cause| cause.downcast_ref::<std::io::Error>())
+        .any(|cause| cause.kind() == std::io::ErrorKind::BrokenPipe)
+}

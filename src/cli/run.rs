@@ -1,0 +1,365 @@
+//! `run`: submit, work, wait, report.
+
+use std::{io::Write, time::Instant};
+
+use anyhow::Context;
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Exit,
+    database::{self, Database, Otherwise},
+    jobs::{self, Target},
+    progress::Display,
+};
+use crate::{
+    plan::Plan,
+    store::{
+        Holder, Look, datasets,
+        runs::{self, Progress},
+        windows,
+    },
+    submit,
+    window::{Window, WindowSet, rfc3339},
+    worker::Worker,
+};
+
+/// How often the ledger is looked at while waiting.
+const LOOK_EVERY: std::time::Duration = std::time::Duration::from_millis(200);
+
+/// Fetch what is missing of each job's range, wait for it, and report.
+///
+/// Running again fetches only what is still missing: nothing, if nothing is.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    #[command(flatten)]
+    jobs: jobs::JobArgs,
+    #[command(flatten)]
+    database: database::DatabaseArgs,
+    /// Report as JSON on stdout
+    #[arg(long)]
+    json: bool,
+}
+
+/// What became of a job's range.
+#[derive(Debug, Serialize)]
+pub(super) struct Report {
+    job: String,
+    dataset: String,
+    /// complete, already complete, gaps, failed, interrupted
+    pub(super) outcome: &'static str,
+    requested: [String; 2],
+    seconds: f64,
+    traces_per_second: f64,
+    #[serde(flatten)]
+    progress: Progress,
+    /// Stretches that are not collected though they should be.
+    gaps: Vec<[String; 2]>,
+    /// Stretches too young to be sealed.
+    too_young: Vec<[String; 2]>,
+    /// Stretches older than what the source keeps.
+    beyond_retention: Vec<[String; 2]>,
+}
+
+/// Runs the command.
+pub(super) async fn run(args: Args) -> anyhow::Result<Exit> {
+    let now = Utc::now();
+    let targets = match args.jobs.targets(now)? {
+        Ok(targets) => targets,
+        Err(exit) => return Ok(exit),
+    };
+    let database = Database::open(&args.database, Otherwise::Local, connections(&targets)).await?;
+    let outcome = run_targets(&database, &targets, "run", now, args.json).await;
+    database.close().await;
+    let reports = outcome?;
+    if args.json {
+        writeln!(
+            std::io::stdout(),
+            "{}",
+            serde_json::to_string_pretty(&reports)?
+        )?;
+    }
+    Ok(reports
+        .iter()
+        .map(Report::exit)
+        .max()
+        .unwrap_or(Exit::Complete))
+}
+
+/// Connections for working on these: two for each window in hand, and some to look around with.
+pub(super) fn connections(targets: &[Target]) -> u32 {
+    let in_hand: usize = targets
+        .iter()
+        .map(|target| target.job.source.limits.concurrency)
+        .sum();
+    u32::try_from(in_hand * 2 + 6).unwrap_or(64).min(64)
+}
+
+/// Submits the targets, works until each is finished, and prints what became of each.
+pub(super) async fn run_targets(
+    database: &Database,
+    targets: &[Target],
+    command: &str,
+    now: DateTime<Utc>,
+    quiet: bool,
+) -> anyhow::Result<Vec<Report>> {
+    let holder = Holder::of_this_process();
+    let begun = Instant::now();
+    let mut plans = Vec::new();
+    let since: DateTime<Utc>;
+    {
+        let mut conn = database.pool.acquire().await?;
+        since = database_time(&mut conn).await?;
+        for target in targets {
+            let submission = target.submission(command, &holder, now);
+            let (plan, _run) = submit::submit(&mut conn, &submission)
+                .await
+                .map_err(|error| target.refused(error))?;
+            plans.push(plan);
+        }
+    }
+    let stop = CancellationToken::new();
+    let sources: Vec<String> = targets
+        .iter()
+        .map(|target| target.job.source.name.clone())
+        .collect();
+    let worker = Worker::new(
+        database.pool.clone(),
+        holder,
+        targets.iter().map(|target| target.job.source.clone()),
+    )
+    .only(sources);
+    let needs_work = plans
+        .iter()
+        .any(|plan| !plan.windows.is_empty() || !plan.in_flight.is_empty());
+    let working = needs_work.then(|| tokio::spawn(worker.run(stop.clone())));
+    let mut interrupted = Interrupts::new()?;
+    let mut reports = Vec::new();
+    for (target, plan) in targets.iter().zip(&plans) {
+        let progress = if plan.windows.is_empty() && plan.in_flight.is_empty() {
+            Progress::default()
+        } else {
+            wait_for(database, target, since, &mut interrupted, quiet).await?
+        };
+        let report = report(database, target, plan, progress, begun, interrupted.came).await?;
+        if !quiet {
+            report.print(target, database.is_local())?;
+        }
+        reports.push(report);
+    }
+    stop.cancel();
+    if let Some(working) = working {
+        tokio::select! {
+            ended = working => ended.context("the worker ended badly")?,
+            () = interrupted.again() => eprintln!("stopped at once; what was in hand is taken up again within a minute"),
+        }
+    }
+    Ok(reports)
+}
+
+async fn database_time(conn: &mut sqlx::PgConnection) -> sqlx::Result<DateTime<Utc>> {
+    sqlx::query_scalar!(r#"SELECT clock_timestamp() AS "now!""#)
+        .fetch_one(conn)
+        .await
+}
+
+/// Waits until no window of the target is open, or Ctrl-C.
+async fn wait_for(
+    database: &Database,
+    target: &Target,
+    since: DateTime<Utc>,
+    interrupted: &mut Interrupts,
+    quiet: bool,
+) -> anyhow::Result<Progress> {
+    let mut display = Display::new(&target.job.name, quiet);
+    let mut progress = Progress::default();
+    let mut look = tokio::time::interval(LOOK_EVERY);
+    look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    while !interrupted.came {
+        tokio::select! {
+            _ = look.tick() => {}
+            () = interrupted.next() => break,
+        }
+        let seen = async {
+            let mut conn = database.pool.acquire().await?;
+            runs::progress(&mut conn, &target.job.dataset, target.requested, since).await
+        };
+        match seen.await {
+            Ok(seen) => progress = seen,
+            Err(error) => {
+                // The worker goes on by itself when the database is back.
+                tracing::warn!(%error, "cannot see the ledger; trying again");
+                tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+                continue;
+            }
+        }
+        display.show(&progress);
+        if progress.windows_open == 0 {
+            break;
+        }
+    }
+    display.finish();
+    Ok(progress)
+}
+
+async fn report(
+    database: &Database,
+    target: &Target,
+    plan: &Plan,
+    progress: Progress,
+    begun: Instant,
+    interrupted: bool,
+) -> anyhow::Result<Report> {
+    let mut conn = database.pool.acquire().await?;
+    let in_flight = windows::in_flight(&mut conn, &target.job.dataset, Look::Sealed).await?;
+    let covered = datasets::covered(&mut conn, &target.job.dataset, Look::Sealed).await?;
+    let gaps = WindowSet::from(target.requested)
+        .minus(&covered)
+        .minus(&plan.too_young)
+        .minus(&plan.beyond_retention);
+    let outcome = if gaps.is_empty() {
+        if plan.windows.is_empty() && plan.in_flight.is_empty() {
+            "already complete"
+        } else {
+            "complete"
+        }
+    } else if interrupted || !gaps.intersection(&in_flight).is_empty() {
+        "interrupted"
+    } else if progress.windows_done == 0 {
+        "failed"
+    } else {
+        "gaps"
+    };
+    let seconds = begun.elapsed().as_secs_f64();
+    Ok(Report {
+        job: target.job.name.clone(),
+        dataset: target.job.dataset.clone(),
+        outcome,
+        requested: pair(target.requested),
+        seconds,
+        traces_per_second: progress.traces_returned as f64 / seconds.max(0.001),
+        progress,
+        gaps: gaps.iter().map(pair).collect(),
+        too_young: plan.too_young.iter().map(pair).collect(),
+        beyond_retention: plan.beyond_retention.iter().map(pair).collect(),
+    })
+}
+
+fn pair(window: Window) -> [String; 2] {
+    [rfc3339(window.start()), rfc3339(window.end())]
+}
+
+impl Report {
+    /// The exit code that this outcome asks for.
+    pub(super) fn exit(&self) -> Exit {
+        match self.outcome {
+            "complete" | "already complete" => Exit::Complete,
+            // Tempo refuses the query: the job file is wrong.
+            _ if self.progress.error_class.as_deref() == Some("query") => Exit::Usage,
+            "failed" => Exit::Failed,
+            _ => Exit::Gaps,
+        }
+    }
+
+    fn print(&self, target: &Target, local: bool) -> std::io::Result<()> {
+        let mut out = std::io::stdout().lock();
+        let Self { job, progress, .. } = self;
+        let [from, to] = &self.requested;
+        writeln!(out, "{job}: {} ({from} … {to})", self.outcome)?;
+        if self.outcome != "already complete" {
+            writeln!(
+                out,
+                "  {} windows, {} traces ({} new) in {:.1} s, {:.0} traces/s; {} requests, {} splits, {} retries",
+                progress.windows_done,
+                progress.traces_returned,
+                progress.traces_new,
+                self.seconds,
+                self.traces_per_second,
+                progress.requests,
+                progress.splits,
+                progress.retries
+            )?;
+        }
+        for ([from, to], why) in (self
+            .too_young
+            .iter()
+            .map(|gap| (gap, "too young to be sealed; run again later")))
+        .chain(
+            self.beyond_retention
+                .iter()
+                .map(|gap| (gap, "older than the source's `retention`: beyond retention")),
+        ) {
+            writeln!(out, "  not collected: {from} … {to}: {why}")?;
+        }
+        for [from, to] in self.gaps.iter().take(10) {
+            writeln!(out, "  missing: {from} … {to}")?;
+        }
+        if self.gaps.len() > 10 {
+            writeln!(
+                out,
+                "  missing: and {} more stretches",
+                self.gaps.len() - 10
+            )?;
+        }
+        drop(out);
+        let local = if local { " --local" } else { "" };
+        let file = target.job.file.display();
+        match self.outcome {
+            "complete" | "already complete" => {}
+            "interrupted" => eprintln!(
+                "{job}: stopped; what is left stays on the queue. To go on: tempo-harvest run {file} (with the same options)"
+            ),
+            _ => {
+                if let Some(error) = &progress.last_error {
+                    if progress.error_class.as_deref() == Some("query") {
+                        eprintln!("{}", target.job.refusal("select.query", error.clone()));
+                    } else {
+                        eprintln!("{job}: {error}");
+                    }
+                }
+                eprintln!(
+                    "{job}: reasons: tempo-harvest gaps {job}{local}; to fetch what is missing, run again"
+                );
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Ctrl-C and SIGTERM.
+struct Interrupts {
+    interrupt: tokio::signal::unix::Signal,
+    terminate: tokio::signal::unix::Signal,
+    came: bool,
+}
+
+impl Interrupts {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+            came: false,
+        })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+        self.came = true;
+    }
+
+    /// A second time, for whoever does not want to wait for the orderly end; never without a first.
+    async fn again(&mut self) {
+        self.next().await;
+    }
+}
+
+/// The first Ctrl-C or SIGTERM.
+pub(super) async fn until_interrupted() -> std::io::Result<()> {
+    Interrupts::new()?.next().await;
+    Ok(())
+}

@@ -1,0 +1,281 @@
+//! One second that holds more traces than an answer may bring, fetched by duration.
+//!
+//! All bands of a second are fetched by the one worker that holds it, in ascending order: on young data a trace's
+//! duration only grows, so a trace that changes while this goes on is met again in a later band, never missed. Each
+//! band's traces are stored as they come, under the window's lease; the window is done when the last band is in. A band
+//! of a single nanosecond that is still too full is cut by root service, then by root name; if that does not narrow it,
+//! the window is irreducible.
+
+use std::collections::BTreeSet;
+
+use super::{Outcome, Verdict, Work};
+use crate::{
+    split::Band,
+    store::windows::{self, Figures},
+    tempo::{Class, Failure, wire::TraceSummary},
+};
+
+/// The share of the limit that a band is meant to fill.
+const FILL: f64 = 0.6;
+/// Durations kept for estimates.
+const SAMPLE: usize = 50_000;
+/// A second needs no more requests than this, or something is wrong.
+const MOST_REQUESTS: i32 = 20_000;
+
+/// What traces can be told apart by when their durations are equal.
+const FIELDS: [(&str, fn(&TraceSummary) -> Option<&String>); 2] = [
+    ("trace:rootService", |trace| trace.root_service.as_ref()),
+    ("trace:rootName", |trace| trace.root_name.as_ref()),
+];
+
+/// How fetching a part of the second ended.
+enum Part {
+    /// It is stored.
+    Stored(usize),
+    /// It is over the limit; with the traces it brought.
+    Over(Vec<TraceSummary>),
+}
+
+/// Fetches a full second band by band. `sample` are traces of it that are known, `counted` is how many there are.
+pub(super) async fn harvest(
+    work: &mut Work<'_>,
+    sample: Vec<TraceSummary>,
+    counted: Option<u64>,
+) -> Outcome {
+    let mut second = Second {
+        durations_ns: durations(&sample),
+        figures: Figures::default(),
+        work,
+    };
+    match second.all_bands(counted).await {
+        Ok(()) => Outcome::Done {
+            found: Vec::new(),
+            before: second.figures,
+        },
+        Err(outcome) => outcome,
+    }
+}
+
+fn durations(traces: &[TraceSummary]) -> Vec<u64> {
+    traces
+        .iter()
+        .map(|trace| u64::from(trace.duration_ms) * 1_000_000)
+        .collect()
+}
+
+struct Second<'a, 'w> {
+    work: &'a mut Work<'w>,
+    durations_ns: Vec<u64>,
+    figures: Figures,
+}
+
+impl Second<'_, '_> {
+    async fn all_bands(&mut self, counted: Option<u64>) -> Result<(), Outcome> {
+        let limit = f64::from(self.work.ceiling());
+        // The whole second is known to be over the limit: begin with a part of it, if there is anything to judge by.
+        let mut keep = match counted {
+            _ if self.durations_ns.is_empty() => 1.0,
+            Some(n) => FILL * limit / (n.max(1) as f64),
+            None => 0.5,
+        };
+        let mut rest = Some(Band::ALL);
+        while let Some(remaining) = rest {
+            let mut band = if keep < 1.0 {
+                remaining
+                    .lower_part(&self.durations_ns, keep)
+                    .unwrap_or(remaining)
+            } else {
+                remaining
+            };
+            let found = loop {
+                let conditions: Vec<String> = band.traceql().into_iter().collect();
+                match self.part(&conditions).await? {
+                    Part::Stored(found) => break found,
+                    Part::Over(sample) => {
+                        self.durations_ns.extend(durations(&sample));
+                        self.durations_ns.truncate(SAMPLE);
+                        match band.lower_part(&self.durations_ns, 0.5) {
+                            Some(part) => band = part,
+                            None => {
+                                self.by_root(conditions, 0, sample).await?;
+                                break self.work.ceiling() as usize;
+                            }
+                        }
+                    }
+                }
+            };
+            rest = band.above();
+            if let Some(above) = rest {
+                keep = self.share_of_rest(band, above, found, limit);
+            }
+        }
+        Ok(())
+    }
+
+    /// Which share of what remains fits a request, judged by how many traces the last band brought.
+    fn share_of_rest(&self, band: Band, above: Band, found: usize, limit: f64) -> f64 {
+        let inside = |of: Band| {
+            let within = |&&d: &&u64| d >= of.from_ns && of.to_ns.is_none_or(|to| d < to);
+            self.durations_ns.iter().filter(within).count() as f64
+        };
+        let (here, rest) = (inside(band), inside(above));
+        if here == 0.0 {
+            // Nothing to judge by: if the rest is too much, its answer is.
+            return 1.0;
+        }
+        let expected = found as f64 / here * rest;
+        if expected <= FILL * limit {
+            1.0
+        } else {
+            FILL * limit / expected
+        }
+    }
+
+    /// Asks for the part of the second that meets all conditions, and stores it if that is under the limit.
+    async fn part(&mut self, conditions: &[String]) -> Result<Part, Outcome> {
+        let base = self
+            .work
+            .claimed
+            .query
+            .iter()
+            .map(|query| format!("({query})"));
+        let spansets: Vec<String> = base
+            .chain(conditions.iter().map(|condition| format!("({condition})")))
+            .collect();
+        let query = if spansets.is_empty() {
+            "{ }".to_owned()
+        } else {
+            spansets.join(" && ")
+        };
+        let mut limit = self.work.ceiling();
+        loop {
+            if self.work.requests > MOST_REQUESTS {
+                return Err(Outcome::Irreducible(format!(
+                    "one second needed more than {MOST_REQUESTS} requests"
+                )));
+            }
+            let answer = match self.work.search(Some(query.clone()), limit).await {
+                Ok(answer) => answer,
+                Err(failure) if failure.class == Class::TooLarge => {
+                    return Ok(Part::Over(Vec::new()));
+                }
+                Err(failure) => {
+                    limit = self.lower_limit(failure, limit).await?;
+                    continue;
+                }
+            };
+            if let Some(outcome) = self.work.too_young(answer.server_time, answer.elapsed) {
+                return Err(outcome);
+            }
+            return match self.work.judge(answer, limit).map_err(Outcome::Failed)? {
+                Verdict::Cut(sample) => Ok(Part::Over(sample)),
+                Verdict::Whole(found) => self.store(found).await.map(Part::Stored),
+            };
+        }
+    }
+
+    /// The limit to ask with after a refusal that named a lower one.
+    async fn lower_limit(&mut self, failure: Failure, limit: u32) -> Result<u32, Outcome> {
+        if let Class::Limit(learned) = failure.class {
+            self.work.learn(learned).await;
+            let allowed = self.work.ceiling();
+            if allowed < limit {
+                return Ok(allowed);
+            }
+        }
+        Err(Outcome::Failed(failure))
+    }
+
+    async fn store(&mut self, found: Vec<TraceSummary>) -> Result<usize, Outcome> {
+        let number = found.len();
+        let mut conn = self
+            .work
+            .harvester
+            .pool
+            .acquire()
+            .await
+            .map_err(Outcome::Database)?;
+        let new = windows::store_part(&mut conn, self.work.claimed, found).await?;
+        self.figures.returned += i64::try_from(number).unwrap_or(0);
+        self.figures.stored_new += new;
+        Ok(number)
+    }
+
+    /// Cuts what cannot be cut by duration: each value of the field that is seen, one by one, and then all the others.
+    async fn by_root(
+        &mut self,
+        conditions: Vec<String>,
+        level: usize,
+        sample: Vec<TraceSummary>,
+    ) -> Result<(), Outcome> {
+        let Some(&(field, value_of)) = FIELDS.get(level) else {
+            return Err(Outcome::Irreducible(format!(
+                "more than {} traces in one second with the same duration, root service and root name: one answer may not bring them; \
+                 raise Tempo's max_result_limit",
+                self.work.ceiling()
+            )));
+        };
+        let mut waiting: BTreeSet<String> = sample.iter().filter_map(value_of).cloned().collect();
+        let mut done: BTreeSet<String> = BTreeSet::new();
+        loop {
+            while let Some(value) = waiting.pop_first() {
+                let mut narrower = conditions.clone();
+                narrower.push(format!("{{ {field} = {} }}", quoted(&value)));
+                if let Part::Over(sample) = self.part(&narrower).await? {
+                    Box::pin(self.by_root(narrower, level + 1, sample)).await?;
+                }
+                done.insert(value);
+            }
+            let mut others = conditions.clone();
+            let unlike: Vec<String> = done
+                .iter()
+                .map(|value| format!("{field} != {}", quoted(value)))
+                .collect();
+            if !unlike.is_empty() {
+                others.push(format!("{{ {} }}", unlike.join(" && ")));
+            }
+            match self.part(&others).await? {
+                Part::Stored(_) => return Ok(()),
+                Part::Over(sample) => {
+                    waiting = sample
+                        .iter()
+                        .filter_map(value_of)
+                        .filter(|value| !done.contains(*value))
+                        .cloned()
+                        .collect();
+                    if waiting.is_empty() {
+                        return Box::pin(self.by_root(others, level + 1, sample)).await;
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// A TraceQL string literal.
+fn quoted(text: &str) -> String {
+    let mut quoted = String::with_capacity(text.len() + 2);
+    quoted.push('"');
+    for c in text.chars() {
+        match c {
+            '"' | '\\' => quoted.extend(['\\', c]),
+            '\n' => quoted.push_str("\\n"),
+            '\t' => quoted.push_str("\\t"),
+            '\r' => quoted.push_str("\\r"),
+            c => quoted.push(c),
+        }
+    }
+    quoted.push('"');
+    quoted
+}
+
+#[cfg(test)]
+mod tests {
+    use super::quoted;
+
+    #[test]
+    fn names_are_quoted_for_traceql() {
+        assert_eq!(quoted(r#"a "b" \ c"#), r#""a \"b\" \\ c""#);
+        assert_eq!(quoted("x\ny"), r#""x\ny""#);
+    }
+}

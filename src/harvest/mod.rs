@@ -1,0 +1,703 @@
+//! One window, fetched to completion: asks Tempo, decides whether the answer is everything, stores it, or says why not.
+//!
+//! What is decided here: an answer counts only if it is provably whole (under its limit, not stopped early, about the
+//! window that was asked for, old enough by the server's own clock). Everything else is thrown away, and the window is
+//! asked for again, cut, or tried later. How a full second is cut by duration stands in [`bands`].
+
+use std::{sync::Arc, time::Duration};
+
+use chrono::{DateTime, Utc};
+use sqlx::PgPool;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    job::TracesPerRequest,
+    retry,
+    split::{self, Decision, Density, Histogram, OverLimit, Piece},
+    store::{
+        Holder, Look,
+        fetches::{self, Fetch},
+        sources,
+        windows::{self, Claimed, ErrorClass, Figures, FinishError, Setback},
+    },
+    tempo::{Answer, Class, Client, Failure, Learned, Search, wire::TraceSummary},
+    window::Window,
+};
+
+mod bands;
+
+/// The most traces asked for without being told to: Tempo allocates for the limit, about 1 MB for a thousand.
+const AUTO_CEILING: u32 = 100_000;
+/// Asked for when nothing is known.
+const FIRST_LIMIT: u32 = 10_000;
+/// The fewest asked for when the number is known.
+const LEAST_LIMIT: u32 = 1_000;
+/// Only older windows are searched without a query: young blocks may cut such an answer below the limit.
+const QUERYLESS_AGE_S: i64 = 3_600;
+/// A search without a query whose answer is smaller than the limit by this factor cannot have been cut in a young block,
+/// where fragments count towards the limit.
+const QUERYLESS_MARGIN: usize = 4;
+/// Tempo hides its newest 30 s; with a little room for clocks.
+const CUTOFF_S: i64 = 35;
+/// How often access is tried before the whole run is given up: a gateway may be restarting.
+const ACCESS_ATTEMPTS: u32 = 3;
+/// Refusals as "too many requests" that are borne for each attempt allowed.
+const THROTTLED_PER_ATTEMPT: u32 = 10;
+/// While the source answers other windows, a window that fails is tried this many times as often.
+const ALIVE_FACTOR: u32 = 3;
+/// How far around a window its density is looked up, seconds.
+const DENSITY_REACH_S: i64 = 3_600;
+
+/// What works on windows of one source.
+#[derive(Debug, Clone)]
+pub struct Harvester {
+    /// The database.
+    pub pool: PgPool,
+    /// The source.
+    pub client: Arc<Client>,
+    /// The name of this process.
+    pub holder: Holder,
+}
+
+/// How work on a window ended.
+enum Outcome {
+    /// Everything in it is in `found`, or was stored before (`before`).
+    Done {
+        found: Vec<TraceSummary>,
+        before: Figures,
+    },
+    /// It is to be replaced by these.
+    Split(Vec<Piece>),
+    /// It failed.
+    Failed(Failure),
+    /// More traces in one nanosecond of duration, root service and root name than an answer may bring.
+    Irreducible(String),
+    /// Its answers do not count yet.
+    NotYet { wait: Duration, why: String },
+    /// This process is to stop.
+    Stopped,
+    /// Somebody else has it now, or it was cancelled.
+    Lost,
+    /// The database fails.
+    Database(sqlx::Error),
+}
+
+impl From<FinishError> for Outcome {
+    fn from(error: FinishError) -> Self {
+        match error {
+            FinishError::LeaseLost(_) => Self::Lost,
+            FinishError::Database(error) => Self::Database(error),
+        }
+    }
+}
+
+/// An answer that may count.
+enum Verdict {
+    Whole(Vec<TraceSummary>),
+    /// At its limit, or stopped early; with the traces it brought, for estimates.
+    Cut(Vec<TraceSummary>),
+}
+
+impl Harvester {
+    /// Takes the window if it is due, works on it until it is done, split or put back, and records that. Returns early,
+    /// with the window released, when `stop` is cancelled.
+    pub async fn look_at(&self, window_id: i64, stop: &CancellationToken) {
+        let claimed = match self.claim(window_id).await {
+            Ok(Some(claimed)) => claimed,
+            // Done, cancelled, not due or someone else's: the item is dropped.
+            Ok(None) => return,
+            Err(error) => {
+                tracing::warn!(window_id, %error, "cannot take a window; it is put back on the queue later");
+                return;
+            }
+        };
+        let mut work = Work {
+            harvester: self,
+            claimed: &claimed,
+            requests: 0,
+        };
+        let outcome = tokio::select! {
+            biased;
+            () = stop.cancelled() => Outcome::Stopped,
+            outcome = self.keep_lease(&claimed) => outcome,
+            outcome = work.fetch() => outcome,
+        };
+        let requests = work.requests;
+        if let Err(error) = self.record(&claimed, outcome, requests).await {
+            match error {
+                FinishError::LeaseLost(_) => {
+                    tracing::debug!(window = %claimed.window, "the lease was lost; nothing stored")
+                }
+                FinishError::Database(error) => {
+                    tracing::warn!(window = %claimed.window, %error, "cannot record how a window ended; it is taken up again when its lease has run out");
+                }
+            }
+        }
+    }
+
+    async fn claim(&self, window_id: i64) -> sqlx::Result<Option<Claimed>> {
+        windows::claim(&mut *self.pool.acquire().await?, window_id, &self.holder).await
+    }
+
+    /// Renews the lease for as long as it is polled. Ends only when the lease is lost.
+    async fn keep_lease(&self, claimed: &Claimed) -> Outcome {
+        loop {
+            tokio::time::sleep(windows::RENEW_EVERY).await;
+            let renewed =
+                async { windows::renew(&mut *self.pool.acquire().await?, claimed.lease).await };
+            match renewed.await {
+                Ok(true) => {}
+                Ok(false) => return Outcome::Lost,
+                // The lease outlasts several renewals; storing checks it anyway.
+                Err(error) => tracing::debug!(%error, "cannot renew a lease"),
+            }
+        }
+    }
+
+    async fn record(
+        &self,
+        claimed: &Claimed,
+        outcome: Outcome,
+        requests: i32,
+    ) -> Result<(), FinishError> {
+        let mut conn = match outcome {
+            Outcome::Lost => return Err(FinishError::LeaseLost(claimed.lease.window_id)),
+            Outcome::Database(error) => return Err(error.into()),
+            _ => self.pool.acquire().await?,
+        };
+        let window = claimed.window;
+        match outcome {
+            Outcome::Done { found, mut before } => {
+                before.requests = requests;
+                let returned = before.returned + i64::try_from(found.len()).unwrap_or(0);
+                let new =
+                    windows::mark_done(&mut conn, claimed, Look::Sealed, found, before).await?;
+                tracing::debug!(dataset = claimed.dataset, %window, traces = returned, new, requests, "window done");
+                sources::answered(&mut conn, &self.client.source().name).await?;
+            }
+            Outcome::Split(pieces) => {
+                windows::split(&mut conn, claimed, &pieces, requests).await?;
+                tracing::debug!(dataset = claimed.dataset, %window, pieces = pieces.len(), "window split");
+            }
+            Outcome::Failed(failure) => {
+                self.set_back(&mut conn, claimed, &failure, requests)
+                    .await?
+            }
+            Outcome::Irreducible(error) => {
+                tracing::warn!(dataset = claimed.dataset, %window, error, "window failed: irreducible");
+                let setback = Setback {
+                    class: ErrorClass::Irreducible,
+                    error,
+                    retry_in: None,
+                    requests,
+                };
+                windows::set_back(&mut conn, claimed.lease, &setback).await?;
+            }
+            Outcome::NotYet { wait, why } => {
+                tracing::info!(dataset = claimed.dataset, %window, why, "window waits");
+                windows::release(&mut conn, claimed.lease, wait, Some(&why), requests).await?;
+            }
+            Outcome::Stopped => {
+                windows::release(&mut conn, claimed.lease, Duration::ZERO, None, requests).await?
+            }
+            Outcome::Lost | Outcome::Database(_) => {}
+        }
+        Ok(())
+    }
+
+    async fn set_back(
+        &self,
+        conn: &mut sqlx::PgConnection,
+        claimed: &Claimed,
+        failure: &Failure,
+        requests: i32,
+    ) -> Result<(), FinishError> {
+        let most = self.client.source().limits.max_attempts;
+        let failed = claimed.attempts + 1;
+        let (class, failed_before, give_up) = match failure.class {
+            Class::Query => (ErrorClass::Query, 0, true),
+            Class::Access => (
+                ErrorClass::Access,
+                failed,
+                failed >= ACCESS_ATTEMPTS.min(most),
+            ),
+            Class::Throttled => {
+                let throttled = claimed.throttled + 1;
+                (
+                    ErrorClass::Throttled,
+                    throttled,
+                    throttled >= most.saturating_mul(THROTTLED_PER_ATTEMPT),
+                )
+            }
+            Class::Timeout | Class::TooLarge | Class::Limit(_) | Class::Passing => {
+                let class = if failure.class == Class::Timeout {
+                    ErrorClass::Timeout
+                } else {
+                    ErrorClass::Passing
+                };
+                let alive = failed >= most
+                    && sources::is_alive(&mut *conn, &self.client.source().name).await?;
+                let most = if alive {
+                    most.saturating_mul(ALIVE_FACTOR)
+                } else {
+                    most
+                };
+                (class, failed, failed >= most)
+            }
+        };
+        let retry_in = (!give_up).then(|| retry::wait(failed_before, failure.retry_after));
+        let window = claimed.window;
+        let dataset = &claimed.dataset;
+        match retry_in {
+            Some(wait) => {
+                tracing::info!(dataset, %window, attempt = failed, wait_ms = wait.as_millis(), error = %failure, "attempt failed; trying again");
+            }
+            None => {
+                tracing::warn!(dataset, %window, attempts = failed, error = %failure, "window failed")
+            }
+        }
+        let setback = Setback {
+            class,
+            error: failure.message.clone(),
+            retry_in,
+            requests,
+        };
+        windows::set_back(&mut *conn, claimed.lease, &setback).await?;
+        if give_up && matches!(class, ErrorClass::Query | ErrorClass::Access) {
+            windows::fail_run(&mut *conn, claimed.lease.window_id, class, &failure.message).await?;
+        }
+        Ok(())
+    }
+}
+
+/// Work on one window.
+struct Work<'a> {
+    harvester: &'a Harvester,
+    claimed: &'a Claimed,
+    requests: i32,
+}
+
+impl Work<'_> {
+    fn client(&self) -> &Client {
+        &self.harvester.client
+    }
+
+    /// The largest limit that can be asked with.
+    fn ceiling(&self) -> u32 {
+        let allowed = self.client().limits().max_result_limit.unwrap_or(u32::MAX);
+        match self.client().source().limits.traces_per_request {
+            TracesPerRequest::Auto => allowed.min(AUTO_CEILING),
+            TracesPerRequest::Fixed(limit) => allowed.min(limit),
+        }
+        .max(1)
+    }
+
+    fn first_limit(&self) -> u32 {
+        let ceiling = self.ceiling();
+        let wanted = match (
+            self.client().source().limits.traces_per_request,
+            self.claimed.expected,
+        ) {
+            (TracesPerRequest::Fixed(limit), _) => limit,
+            (TracesPerRequest::Auto, Some(expected)) => u32::try_from(expected.saturating_mul(2))
+                .unwrap_or(u32::MAX)
+                .max(LEAST_LIMIT),
+            (TracesPerRequest::Auto, None) => FIRST_LIMIT,
+        };
+        wanted.min(ceiling)
+    }
+
+    /// Whether the dataset may be searched without a query, which is cheaper for Tempo.
+    fn may_be_queryless(&self) -> bool {
+        self.claimed.query.is_none() && self.claimed.detail == "trace"
+    }
+
+    async fn fetch(&mut self) -> Outcome {
+        let window = self.claimed.window;
+        if let Some(most_s) = self
+            .client()
+            .limits()
+            .max_duration_s
+            .filter(|&most| window.seconds() > most)
+        {
+            return Outcome::Split(split::too_long(window, most_s));
+        }
+        if window.seconds() == 1
+            && self
+                .claimed
+                .expected
+                .is_some_and(|n| n >= u64::from(self.ceiling()))
+        {
+            return bands::harvest(self, Vec::new(), self.claimed.expected).await;
+        }
+        let mut limit = self.first_limit();
+        // Whether such an answer was cut in a young block is judged by a count.
+        let mut queryless = self.may_be_queryless()
+            && self.client().may_count()
+            && window.end() <= Utc::now().timestamp() - QUERYLESS_AGE_S;
+        let mut density = None;
+        loop {
+            let query = if queryless {
+                None
+            } else {
+                Some(
+                    self.claimed
+                        .query
+                        .clone()
+                        .unwrap_or_else(|| "{ }".to_owned()),
+                )
+            };
+            let answer = match self.search(query, limit).await {
+                Ok(answer) => answer,
+                Err(failure) => match self.after_failure(failure, &mut limit).await {
+                    Some(outcome) => return outcome,
+                    None => continue,
+                },
+            };
+            if let Some(outcome) = self.too_young(answer.server_time, answer.elapsed) {
+                return outcome;
+            }
+            if queryless && !self.is_old(answer.server_time) {
+                queryless = false;
+                continue;
+            }
+            match self.judge(answer, limit) {
+                Err(failure) => return Outcome::Failed(failure),
+                Ok(Verdict::Whole(found)) => {
+                    if queryless
+                        && found.len() * QUERYLESS_MARGIN >= limit as usize
+                        && !self.count_agrees(&found, &mut density).await
+                    {
+                        queryless = false;
+                        continue;
+                    }
+                    return Outcome::Done {
+                        found,
+                        before: Figures::default(),
+                    };
+                }
+                Ok(Verdict::Cut(sample)) => {
+                    let known = match density.take() {
+                        Some(known) => known,
+                        None => self.density().await,
+                    };
+                    let over = OverLimit {
+                        window,
+                        limit,
+                        ceiling: self.ceiling(),
+                        density: &known,
+                    };
+                    match split::over_limit(&over) {
+                        Decision::AskAgain { limit: more } => limit = more,
+                        Decision::Pieces(pieces) => return Outcome::Split(pieces),
+                        Decision::Bands => {
+                            let counted = match &known {
+                                Density::Counted(histogram) => Some(histogram.count_in(window)),
+                                _ => None,
+                            };
+                            return bands::harvest(self, sample, counted).await;
+                        }
+                    }
+                    density = Some(known);
+                }
+            }
+        }
+    }
+
+    /// Sends one search for the window and records it.
+    async fn search(&mut self, query: Option<String>, limit: u32) -> Result<Answer, Failure> {
+        let search = Search {
+            window: self.claimed.window,
+            query,
+            limit,
+        };
+        self.requests += 1;
+        let sent = std::time::Instant::now();
+        let result = self.client().search(&search).await;
+        let mut fetch = self.fetch_row(
+            "search",
+            search.window,
+            search.query.as_deref(),
+            sent.elapsed(),
+        );
+        fetch.traces_limit = Some(limit);
+        match &result {
+            Ok(answer) => {
+                let cut = is_cut(answer, limit);
+                fetch.outcome = if cut {
+                    "cut"
+                } else if about_another_window(answer, search.window)
+                    || self.too_young(answer.server_time, answer.elapsed).is_some()
+                {
+                    "unusable"
+                } else {
+                    "complete"
+                };
+                fetch.status = Some(answer.status);
+                fetch.returned = Some(answer.body.traces.len());
+                fetch.bytes = Some(answer.bytes);
+                fetch.inspected_bytes = Some(answer.body.inspected_bytes);
+            }
+            Err(failure) => describe_failure(&mut fetch, failure),
+        }
+        self.keep(fetch).await;
+        result
+    }
+
+    fn fetch_row<'b>(
+        &'b self,
+        kind: &'static str,
+        span: Window,
+        query: Option<&'b str>,
+        duration: Duration,
+    ) -> Fetch<'b> {
+        Fetch {
+            source: &self.client().source().name,
+            dataset: &self.claimed.dataset,
+            window_id: self.claimed.lease.window_id,
+            kind,
+            span,
+            query,
+            traces_limit: None,
+            returned: None,
+            outcome: "complete",
+            status: None,
+            bytes: None,
+            inspected_bytes: None,
+            duration,
+            error: None,
+        }
+    }
+
+    /// The log of requests is for people: a window is not given up because it cannot be written.
+    async fn keep(&self, fetch: Fetch<'_>) {
+        let written = async {
+            let mut conn = self.harvester.pool.acquire().await?;
+            fetches::record(&mut conn, &self.harvester.holder, &fetch).await
+        };
+        if let Err(error) = written.await {
+            tracing::warn!(%error, "cannot log a request");
+        }
+    }
+
+    /// What a failed request means for the window; `None`: a limit was learned, ask again.
+    async fn after_failure(&mut self, failure: Failure, limit: &mut u32) -> Option<Outcome> {
+        let window = self.claimed.window;
+        match failure.class {
+            Class::Limit(learned) => {
+                self.learn(learned).await;
+                match learned {
+                    Learned::MaxResultLimit(most) if most < *limit => {
+                        *limit = most;
+                        None
+                    }
+                    Learned::MaxDuration(most_s) if most_s < window.seconds() => {
+                        Some(Outcome::Split(split::too_long(window, most_s)))
+                    }
+                    // It refuses what it says it allows.
+                    _ => Some(Outcome::Failed(failure)),
+                }
+            }
+            Class::TooLarge | Class::Timeout
+                if failure.class == Class::TooLarge || self.claimed.timeouts >= 1 =>
+            {
+                Some(match split::too_large(window) {
+                    Decision::Pieces(pieces) => Outcome::Split(pieces),
+                    Decision::Bands if failure.class == Class::TooLarge => {
+                        bands::harvest(self, Vec::new(), None).await
+                    }
+                    _ => Outcome::Failed(failure),
+                })
+            }
+            _ => Some(Outcome::Failed(failure)),
+        }
+    }
+
+    async fn learn(&self, learned: Learned) {
+        let source = &self.client().source().name;
+        tracing::info!(source, limit = %learned, "learned a limit");
+        self.client().learn(learned);
+        let kept = async {
+            sources::learn(&mut *self.harvester.pool.acquire().await?, source, learned).await
+        };
+        if let Err(error) = kept.await {
+            tracing::warn!(%error, "cannot remember a learned limit");
+        }
+    }
+
+    /// Nothing later than the server's clock minus `settle` is ever marked.
+    fn too_young(&self, server_time: Option<DateTime<Utc>>, elapsed: Duration) -> Option<Outcome> {
+        let asked_at = server_time.unwrap_or_else(Utc::now) - elapsed;
+        let settled_at = self.claimed.window.end() + self.claimed.settle_s.max(CUTOFF_S);
+        let missing_s = u64::try_from(settled_at - asked_at.timestamp())
+            .ok()
+            .filter(|&s| s > 0)?;
+        Some(Outcome::NotYet {
+            wait: Duration::from_secs(missing_s.min(600)),
+            why: format!(
+                "by Tempo's clock ({}) its end is {missing_s} s too young to be sealed",
+                asked_at.format("%Y-%m-%dT%H:%M:%SZ")
+            ),
+        })
+    }
+
+    fn is_old(&self, server_time: Option<DateTime<Utc>>) -> bool {
+        self.claimed.window.end()
+            <= server_time.unwrap_or_else(Utc::now).timestamp() - QUERYLESS_AGE_S
+    }
+
+    fn judge(&self, answer: Answer, limit: u32) -> Result<Verdict, Failure> {
+        if about_another_window(&answer, self.claimed.window) {
+            return Err(Failure {
+                class: Class::Passing,
+                status: Some(answer.status),
+                message: format!(
+                    "Tempo answered with {} traces, none of which overlaps the window: it moved the range asked for",
+                    answer.body.traces.len()
+                ),
+                retry_after: None,
+            });
+        }
+        let cut = is_cut(&answer, limit);
+        let mut found = answer.body.traces;
+        if self.claimed.detail == "trace" {
+            // A query was sent for another reason; the dataset's rows stay alike.
+            found.iter_mut().for_each(|trace| trace.services = None);
+        }
+        Ok(if cut {
+            Verdict::Cut(found)
+        } else {
+            Verdict::Whole(found)
+        })
+    }
+
+    /// Whether a search without a query brought at least as many rooted traces as the server counts.
+    async fn count_agrees(
+        &mut self,
+        found: &[TraceSummary],
+        density: &mut Option<Density>,
+    ) -> bool {
+        let window = self.claimed.window;
+        let counted = match self.claimed.expected {
+            Some(counted) => counted,
+            None => match self.count().await {
+                Some(histogram) => {
+                    let counted = histogram.count_in(window);
+                    *density = Some(Density::Counted(histogram));
+                    counted
+                }
+                None => return false,
+            },
+        };
+        let seconds = window.start() * 1_000_000_000..window.end() * 1_000_000_000;
+        let rooted = found
+            .iter()
+            .filter(|trace| trace.root_service.is_some() && seconds.contains(&trace.start_ns));
+        rooted.count() as u64 >= counted
+    }
+
+    async fn density(&mut self) -> Density {
+        if self.claimed.query.is_none()
+            && let Some(histogram) = self.count().await
+        {
+            return Density::Counted(histogram);
+        }
+        let near = async {
+            let mut conn = self.harvester.pool.acquire().await?;
+            windows::density_near(
+                &mut conn,
+                &self.claimed.dataset,
+                self.claimed.window,
+                DENSITY_REACH_S,
+            )
+            .await
+        };
+        match near.await {
+            Ok(Some(rate)) if rate > 0.0 => Density::PerSecond(rate),
+            _ => Density::Unknown,
+        }
+    }
+
+    /// The server's own count of root spans in the window, which is known to hold traces; `None` if it cannot be had.
+    async fn count(&mut self) -> Option<Histogram> {
+        let window = self.claimed.window;
+        if !self.client().may_count() {
+            return None;
+        }
+        if self
+            .client()
+            .limits()
+            .metrics_max_duration_s
+            .is_some_and(|most| window.seconds() >= most)
+        {
+            return None;
+        }
+        self.requests += 1;
+        let sent = std::time::Instant::now();
+        let result = self.client().count(window).await;
+        let mut fetch = self.fetch_row("count", window, None, sent.elapsed());
+        match &result {
+            Ok(answer) => {
+                fetch.outcome = if answer.histogram.is_some() {
+                    "complete"
+                } else {
+                    "unusable"
+                };
+                fetch.status = Some(answer.status);
+                fetch.returned = answer
+                    .histogram
+                    .as_ref()
+                    .map(|histogram| histogram.steps.len());
+                fetch.bytes = Some(answer.bytes);
+            }
+            Err(failure) => describe_failure(&mut fetch, failure),
+        }
+        self.keep(fetch).await;
+        match result {
+            Ok(answer) => {
+                if answer.histogram.is_none() {
+                    self.client().cannot_count();
+                }
+                answer.histogram
+            }
+            Err(Failure {
+                class: Class::Limit(learned),
+                ..
+            }) => {
+                self.learn(learned).await;
+                None
+            }
+            Err(failure) => {
+                tracing::debug!(error = %failure, "no count to be had");
+                None
+            }
+        }
+    }
+}
+
+fn is_cut(answer: &Answer, limit: u32) -> bool {
+    answer.body.traces.len() >= limit as usize || answer.body.stopped_early()
+}
+
+/// Tempo rewrites a range that lies wholly in its newest seconds, and says nothing.
+fn about_another_window(answer: &Answer, window: Window) -> bool {
+    let traces = &answer.body.traces;
+    !traces.is_empty()
+        && !traces
+            .iter()
+            .any(|trace| window.overlaps_ns(trace.start_ns, trace.end_ns()))
+}
+
+fn describe_failure<'a>(fetch: &mut Fetch<'a>, failure: &'a Failure) {
+    fetch.outcome = match failure.class {
+        Class::Limit(_) => "limit",
+        Class::TooLarge => "too_large",
+        Class::Timeout => "timeout",
+        Class::Throttled => "throttled",
+        Class::Passing => "passing",
+        Class::Access => "access",
+        Class::Query => "query",
+    };
+    fetch.status = failure.status;
+    fetch.error = Some(&failure.message);
+}

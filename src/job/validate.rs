@@ -1,0 +1,481 @@
+//! From the literal types to the validated ones: which values are possible, and which go together.
+//!
+//! Structure - unknown keys, wrong types - has been checked before; what was taken out then, or is not known without an
+//! environment, is not missed here. The source is read in [`super::source`].
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use chrono_tz::Tz;
+
+use super::diagnostics::{KeyPath, Problem, alternatives, quoted};
+use super::reader::{Bounds, Reader};
+use super::spec::{
+    BackfillSpec, BaselineSpec, DEFAULT_BACKFILL_SETTLE, DEFAULT_BACKFILL_WINDOW,
+    DEFAULT_BASELINE_EVERY, DEFAULT_BASELINE_HISTORY, DEFAULT_POLL_DELAY, DEFAULT_POLL_EVERY,
+    DEFAULT_POLL_LOOKBACK, DEFAULT_POLL_LOOKBACK_MAX, DEFAULT_POLL_SEAL_AFTER, DEFAULT_TIMEZONE,
+    DatetimeText, DetailSpec, JobSpec, OrderSpec, PollSpec, SelectSpec,
+};
+use super::{
+    Backfill, BackfillRange, Baseline, Detail, Order, Poll, Schedule, Select, Ticks, duration,
+    instant, schedule, traceql,
+};
+
+const DAY_S: u64 = 86_400;
+pub(super) const TEN_YEARS_S: u64 = 3_650 * DAY_S;
+
+/// The scopes of TraceQL that an attribute can have.
+const SCOPES: [&str; 5] = ["span", "resource", "event", "link", "instrumentation"];
+
+/// A job without its source.
+pub(super) struct Validated {
+    pub dataset: String,
+    pub enabled: bool,
+    pub timezone: Tz,
+    pub select: Select,
+    pub backfill: Option<Backfill>,
+    pub poll: Option<Poll>,
+    pub baseline: Option<Baseline>,
+}
+
+/// Validates all of `spec` but its source and its name; problems go to `reader`. `None` when anything is wrong or not known.
+pub(super) fn validate(
+    spec: &JobSpec,
+    now: DateTime<Utc>,
+    reader: &mut Reader<'_>,
+) -> Option<Validated> {
+    let root = KeyPath::root();
+    let dataset = read_name(
+        &root.child("dataset"),
+        spec.dataset.as_ref().unwrap_or(&spec.name),
+        reader,
+        spec.dataset.is_some(),
+    );
+    let timezone = read_timezone(&root.child("timezone"), spec.timezone.as_deref(), reader);
+    // Schedules are looked at even if the timezone is not known: it decides when they tick, not whether.
+    let clock = Clock {
+        now,
+        timezone: timezone.unwrap_or(Tz::UTC),
+    };
+    let select = read_select(spec.select.as_ref(), &root.child("select"), reader);
+    let (at_backfill, at_poll) = (root.child("backfill"), root.child("poll"));
+    let is_idle = spec.backfill.is_none() && spec.poll.is_none();
+    if is_idle && !reader.is_unusable(&at_backfill) && !reader.is_unusable(&at_poll) {
+        let problem = Problem::key(
+            &root,
+            "the job collects nothing: it has neither [backfill] nor [poll]",
+        );
+        reader.refuse(problem.fix("add a [backfill] with `last = \"7d\"`, or a [poll]"));
+    }
+    let backfill = spec
+        .backfill
+        .as_ref()
+        .map(|backfill| read_backfill(backfill, &at_backfill, &clock, reader));
+    let poll = spec
+        .poll
+        .as_ref()
+        .map(|poll| read_poll(poll, &at_poll, &clock, reader));
+    let baseline = spec
+        .baseline
+        .as_ref()
+        .map(|baseline| read_baseline(baseline, &root.child("baseline"), reader));
+    Some(Validated {
+        dataset: dataset?,
+        enabled: spec.enabled.unwrap_or(true),
+        timezone: timezone?,
+        select: select?,
+        backfill: all_or_none(backfill)?,
+        poll: all_or_none(poll)?,
+        baseline: all_or_none(baseline)?,
+    })
+}
+
+/// What schedules and ranges are held against.
+struct Clock {
+    now: DateTime<Utc>,
+    timezone: Tz,
+}
+
+/// `None` when the table is there and wrong.
+fn all_or_none<T>(table: Option<Option<T>>) -> Option<Option<T>> {
+    match table {
+        Some(None) => None,
+        Some(value) => Some(value),
+        None => Some(None),
+    }
+}
+
+/// The name of a job or dataset. One that was taken over from elsewhere is reported there, not here.
+pub(super) fn read_name(
+    key: &KeyPath,
+    name: &str,
+    reader: &mut Reader<'_>,
+    is_written: bool,
+) -> Option<String> {
+    if reader.is_unusable(key) {
+        return None;
+    }
+    let is_inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_' || c == '-';
+    let is_possible = name.len() <= 63
+        && name.chars().all(is_inner)
+        && name.starts_with(|c: char| c.is_ascii_alphanumeric());
+    if !is_possible && is_written {
+        reader.refuse(Problem::value(
+            key,
+            format!(
+                "must be 1 to 63 lower-case letters, digits, `_` and `-`, beginning with a letter or digit, not {}",
+                quoted(name)
+            ),
+        ));
+    }
+    is_possible.then(|| name.to_owned())
+}
+
+fn read_timezone(key: &KeyPath, name: Option<&str>, reader: &mut Reader<'_>) -> Option<Tz> {
+    if reader.is_unusable(key) {
+        return None;
+    }
+    let name = name.unwrap_or(DEFAULT_TIMEZONE);
+    let timezone = schedule::parse_timezone(name).map_err(|meant| {
+        let fix = match meant {
+            Some(meant) => format!("did you mean `{meant}`?"),
+            None => "write a name of the IANA database, such as `Europe/Berlin`".to_owned(),
+        };
+        (format!("is not a known timezone: {}", quoted(name)), fix)
+    });
+    reader.accept(key, timezone)
+}
+
+fn read_select(spec: Option<&SelectSpec>, at: &KeyPath, reader: &mut Reader<'_>) -> Option<Select> {
+    let none = SelectSpec::default();
+    let spec = spec.unwrap_or(&none);
+    let query = match &spec.query {
+        None => Some(None),
+        Some(query) => {
+            let checked =
+                traceql::check(query).map_err(|error| (error.to_string(), error.fix().to_owned()));
+            reader
+                .accept(&at.child("query"), checked)
+                .map(|()| Some(query.trim().to_owned()))
+        }
+    };
+    let detail = match spec.detail {
+        None | Some(DetailSpec::Trace) => Some(Detail::Trace),
+        Some(DetailSpec::Services) => Some(Detail::Services),
+        Some(DetailSpec::Spans) => {
+            let problem = Problem::value(
+                &at.child("detail"),
+                "is `spans`, which is not yet available in this version",
+            );
+            reader.refuse(problem.fix("use `services`"));
+            None
+        }
+    };
+    if let Some(attributes) = &spec.attributes {
+        refuse_attributes(attributes, &at.child("attributes"), reader);
+    }
+    Some(Select {
+        query: query?,
+        detail: detail?,
+        attributes: Vec::new(),
+    })
+}
+
+/// Attributes belong to spans, which this version does not collect.
+fn refuse_attributes(attributes: &[String], key: &KeyPath, reader: &mut Reader<'_>) {
+    for (index, attribute) in attributes.iter().enumerate() {
+        let has_scope = attribute
+            .split_once('.')
+            .is_some_and(|(scope, name)| SCOPES.contains(&scope) && !name.is_empty());
+        if !has_scope {
+            let scopes = alternatives(&SCOPES.map(|scope| format!("`{scope}.`")));
+            let problem = Problem::value(
+                &key.element(index),
+                format!("has no scope: {}", quoted(attribute)),
+            );
+            reader.refuse(problem.fix(format!("begin it with {scopes}")));
+        }
+    }
+    let problem = Problem::key(
+        key,
+        format!(
+            "{} needs `detail = \"spans\"`, which is not yet available in this version",
+            key.subject()
+        ),
+    );
+    reader.refuse(problem.fix("remove it"));
+}
+
+fn read_schedule(
+    key: &KeyPath,
+    text: Option<&str>,
+    clock: &Clock,
+    reader: &mut Reader<'_>,
+) -> Option<Option<Schedule>> {
+    let Some(text) = text else {
+        return Some(None);
+    };
+    let schedule = Schedule::parse(text, clock.timezone, clock.now)
+        .map_err(|error| (error.to_string(), error.fix().to_owned()));
+    reader.accept(key, schedule).map(Some)
+}
+
+fn read_backfill(
+    spec: &BackfillSpec,
+    at: &KeyPath,
+    clock: &Clock,
+    reader: &mut Reader<'_>,
+) -> Option<Backfill> {
+    let week = Bounds::seconds(1, 7 * DAY_S);
+    let window = reader.duration(
+        &at.child("window"),
+        spec.window.as_ref(),
+        DEFAULT_BACKFILL_WINDOW,
+        week,
+    );
+    let year = Bounds::seconds(0, 365 * DAY_S);
+    let settle = reader.duration(
+        &at.child("settle"),
+        spec.settle.as_ref(),
+        DEFAULT_BACKFILL_SETTLE,
+        year,
+    );
+    let schedule = read_schedule(
+        &at.child("schedule"),
+        spec.schedule.as_deref(),
+        clock,
+        reader,
+    );
+    let range = read_range(spec, at, window, clock.now, reader);
+    Some(Backfill {
+        range: range?,
+        window: window?,
+        settle: settle?,
+        order: match spec.order {
+            None | Some(OrderSpec::NewestFirst) => Order::NewestFirst,
+            Some(OrderSpec::OldestFirst) => Order::OldestFirst,
+        },
+        schedule: schedule?,
+    })
+}
+
+fn read_range(
+    spec: &BackfillSpec,
+    at: &KeyPath,
+    window: Option<Duration>,
+    now: DateTime<Utc>,
+    reader: &mut Reader<'_>,
+) -> Option<BackfillRange> {
+    let (at_last, at_from, at_to) = (at.child("last"), at.child("from"), at.child("to"));
+    let last = reader.optional_duration(
+        &at_last,
+        spec.last.as_ref(),
+        Bounds::seconds(1, TEN_YEARS_S),
+    );
+    if let (Some(Some(last)), Some(window)) = (last, window)
+        && last < window
+    {
+        let window = duration::format(window);
+        let what = format!(
+            "must be at least one window ({window}), not `{}`",
+            duration::format(last)
+        );
+        reader.refuse(Problem::value(&at_last, what));
+    }
+    let from = spec
+        .from
+        .as_ref()
+        .map(|text| read_datetime(&at_from, text, now, reader));
+    let to = spec
+        .to
+        .as_ref()
+        .map(|text| read_datetime(&at_to, text, now, reader));
+    if let (Some(Some(from)), Some(Some(to))) = (from, to)
+        && to <= from
+    {
+        let (from, to) = (instant::format(from), instant::format(to));
+        reader.refuse(Problem::value(
+            &at_to,
+            format!("must be after `from`, but `from` is {from} and `to` is {to}"),
+        ));
+    }
+    let is_there =
+        |written: bool, key: &KeyPath, reader: &Reader<'_>| written || reader.is_unusable(key);
+    let has_last = is_there(spec.last.is_some(), &at_last, reader);
+    let has_from = is_there(spec.from.is_some(), &at_from, reader);
+    let has_to = is_there(spec.to.is_some(), &at_to, reader);
+    match (has_last, has_from, has_to) {
+        (true, false, false) => Some(BackfillRange::Last(last??)),
+        (false, true, true) => Some(BackfillRange::Between {
+            from: from??,
+            to: to??,
+        }),
+        (true, ..) => {
+            let other = if has_from { &at_from } else { &at_to };
+            let message = format!(
+                "`last` and {} are two ways to say the range",
+                other.subject()
+            );
+            reader.refuse(
+                Problem::conflict(&at_last, other, message).fix("keep `last`, or `from` and `to`"),
+            );
+            None
+        }
+        (false, false, false) => {
+            let problem = Problem::key(&at_last, format!("[{at}] does not say its range"));
+            reader.refuse(problem.fix("add `last = \"7d\"`, or `from` and `to`"));
+            None
+        }
+        (false, true, false) | (false, false, true) => {
+            let (written, missing) = if has_from {
+                (&at_from, &at_to)
+            } else {
+                (&at_to, &at_from)
+            };
+            let message = format!("{} needs `{}` beside it", written.subject(), missing.leaf());
+            let example = format!(
+                "add for example `{} = {}`",
+                missing.leaf(),
+                instant::format(now)
+            );
+            reader.refuse(Problem::key(written, message).fix(example));
+            None
+        }
+    }
+}
+
+fn read_datetime(
+    key: &KeyPath,
+    DatetimeText(text): &DatetimeText,
+    now: DateTime<Utc>,
+    reader: &mut Reader<'_>,
+) -> Option<DateTime<Utc>> {
+    match instant::parse_written(text) {
+        Ok(instant) if instant > now => {
+            let (instant, now) = (instant::format(instant), instant::format(now));
+            reader.refuse(Problem::value(
+                key,
+                format!("is in the future: {instant}, and now is {now}"),
+            ));
+            None
+        }
+        Ok(instant) => Some(instant),
+        Err(error) => {
+            reader.refuse(Problem::value(key, error));
+            None
+        }
+    }
+}
+
+fn read_poll(
+    spec: &PollSpec,
+    at: &KeyPath,
+    clock: &Clock,
+    reader: &mut Reader<'_>,
+) -> Option<Poll> {
+    let (at_every, at_schedule) = (at.child("every"), at.child("schedule"));
+    let every = reader.duration(
+        &at_every,
+        spec.every.as_ref(),
+        DEFAULT_POLL_EVERY,
+        Bounds::seconds(1, 3_600),
+    );
+    let schedule = read_schedule(&at_schedule, spec.schedule.as_deref(), clock, reader);
+    if spec.every.is_some() && spec.schedule.is_some() {
+        let message = format!(
+            "`every` and {} are two ways to say when",
+            at_schedule.subject()
+        );
+        reader.refuse(Problem::conflict(&at_every, &at_schedule, message).fix("keep one of them"));
+    }
+    let at_delay = at.child("delay");
+    let delay = reader.duration(
+        &at_delay,
+        spec.delay.as_ref(),
+        DEFAULT_POLL_DELAY,
+        Bounds::seconds(0, 3_600),
+    );
+    if let Some(delay) = delay.filter(|delay| delay.as_secs() < 30) {
+        let what = format!("must be at least 30s, not `{}`", duration::format(delay));
+        reader.refuse(Problem::value(&at_delay, what).fix("Tempo hides the last 30 s from search"));
+    }
+    let (at_lookback, at_most, at_seal) = (
+        at.child("lookback"),
+        at.child("lookback_max"),
+        at.child("seal_after"),
+    );
+    let week = Bounds::seconds(1, 7 * DAY_S);
+    let lookback = reader.duration(
+        &at_lookback,
+        spec.lookback.as_ref(),
+        DEFAULT_POLL_LOOKBACK,
+        week,
+    );
+    let widest = DEFAULT_POLL_LOOKBACK_MAX.max(lookback.unwrap_or_default());
+    let lookback_max = reader.duration(&at_most, spec.lookback_max.as_ref(), widest, week);
+    let seal_after = reader.duration(
+        &at_seal,
+        spec.seal_after.as_ref(),
+        DEFAULT_POLL_SEAL_AFTER,
+        week,
+    );
+    refuse_disorder((&at_delay, delay), (&at_lookback, lookback), reader);
+    refuse_disorder((&at_lookback, lookback), (&at_most, lookback_max), reader);
+    refuse_disorder((&at_lookback, lookback), (&at_seal, seal_after), reader);
+    let catch_up = reader.optional_duration(
+        &at.child("catch_up"),
+        spec.catch_up.as_ref(),
+        Bounds::seconds(1, TEN_YEARS_S),
+    );
+    Some(Poll {
+        ticks: match schedule? {
+            Some(schedule) => Ticks::Schedule(schedule),
+            None => Ticks::Every(every?),
+        },
+        delay: delay?,
+        lookback: lookback?,
+        lookback_max: lookback_max?,
+        seal_after: seal_after?,
+        catch_up: catch_up?,
+    })
+}
+
+/// Two durations of which the first must not be the longer one; whichever is written last is pointed at.
+fn refuse_disorder(
+    (at_less, less): (&KeyPath, Option<Duration>),
+    (at_more, more): (&KeyPath, Option<Duration>),
+    reader: &mut Reader<'_>,
+) {
+    if let (Some(less), Some(more)) = (less, more)
+        && less > more
+    {
+        let message = format!(
+            "{} must be at least `{}`, but they are {} and {}",
+            at_more.subject(),
+            at_less.leaf(),
+            duration::format(more),
+            duration::format(less)
+        );
+        reader.refuse(Problem::conflict(at_less, at_more, message));
+    }
+}
+
+fn read_baseline(spec: &BaselineSpec, at: &KeyPath, reader: &mut Reader<'_>) -> Option<Baseline> {
+    let every = reader.duration(
+        &at.child("every"),
+        spec.every.as_ref(),
+        DEFAULT_BASELINE_EVERY,
+        Bounds::seconds(1, DAY_S),
+    );
+    let year = Bounds::seconds(3_600, 365 * DAY_S);
+    let history = reader.duration(
+        &at.child("history"),
+        spec.history.as_ref(),
+        DEFAULT_BASELINE_HISTORY,
+        year,
+    );
+    Some(Baseline {
+        every: every?,
+        history: history?,
+    })
+}

@@ -1,0 +1,272 @@
+//! The work queue: the only file that names apalis.
+//!
+//! It carries "look at window N, from time T, at priority P" and nothing else. What a window's state is, whether it is
+//! due and who holds it stand in the ledger ([`crate::store::windows`]); an item that is delivered twice, late or for a
+//! window that is done is dropped there. So the handler always tells apalis "ok", and nothing that apalis loses or
+//! doubles loses or doubles a window: [`crate::worker`] puts windows back that are due and have no item.
+
+use std::{
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use apalis::prelude::*;
+use apalis_postgres::{Config, PostgresStorage, Pubsub};
+use chrono::{DateTime, Utc};
+use futures::{FutureExt, Stream, future::BoxFuture};
+use sqlx::{PgConnection, PgPool};
+use tokio::time::{Interval, MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+
+/// How often the queue is looked at when no notification comes.
+const POLL: Duration = Duration::from_millis(500);
+/// Shorter heartbeats than this killed workers when PostgreSQL restarted.
+const HEARTBEAT: Duration = Duration::from_secs(10);
+const MISSED_HEARTBEATS: usize = 12;
+/// How long to wait before a consumer that died is built anew.
+const REBUILD_AFTER: Duration = Duration::from_secs(1);
+
+/// What is called with the number of a window that may be due.
+pub type Handler = Arc<dyn Fn(i64) -> BoxFuture<'static, ()> + Send + Sync>;
+
+/// A work item.
+#[derive(Debug, Clone, Copy)]
+pub struct Item {
+    /// The window to look at.
+    pub window_id: i64,
+    /// Higher goes first.
+    pub priority: i32,
+    /// Not before; among items that are due, earlier goes first.
+    pub run_at: DateTime<Utc>,
+}
+
+/// Creates or upgrades the queue's own tables (schema `apalis`).
+///
+/// # Errors
+/// If they cannot be made. The queue's migration lock then stays held until this process ends: end it.
+pub async fn setup(pool: &PgPool) -> Result<(), apalis_postgres::Error> {
+    PostgresStorage::setup(pool).await
+}
+
+/// How many of the queue's migrations there are and how many the database has: `(of this program, in the database)`.
+///
+/// # Errors
+/// If the database cannot be asked.
+pub async fn migrations_applied(conn: &mut PgConnection) -> sqlx::Result<(usize, usize)> {
+    let wanted = PostgresStorage::migrations().iter().count();
+    let exists: bool =
+        sqlx::query_scalar("SELECT to_regclass('apalis._sqlx_migrations') IS NOT NULL")
+            .fetch_one(&mut *conn)
+            .await?;
+    let applied: i64 = if exists {
+        sqlx::query_scalar("SELECT count(*) FROM apalis._sqlx_migrations WHERE success")
+            .fetch_one(conn)
+            .await?
+    } else {
+        0
+    };
+    Ok((wanted, usize::try_from(applied).unwrap_or(0)))
+}
+
+/// The queue of a source's windows.
+pub fn name_of(source: &str) -> String {
+    format!("tempo-harvest/{source}")
+}
+
+/// Puts items on a source's queue, in the caller's transaction.
+///
+/// # Errors
+/// If the database refuses.
+pub async fn enqueue(conn: &mut PgConnection, source: &str, items: &[Item]) -> sqlx::Result<()> {
+    if items.is_empty() {
+        return Ok(());
+    }
+    let jobs: Vec<Vec<u8>> = items
+        .iter()
+        .map(|item| item.window_id.to_string().into_bytes())
+        .collect();
+    let run_at: Vec<DateTime<Utc>> = items.iter().map(|item| item.run_at).collect();
+    let priority: Vec<i32> = items.iter().map(|item| item.priority).collect();
+    sqlx::query!(
+        "INSERT INTO apalis.jobs (id, job_type, job, status, attempts, max_attempts, run_at, priority)
+         SELECT apalis.generate_ulid(), $1, job, 'Pending', 0, 5, run_at, priority
+         FROM unnest($2::bytea[], $3::timestamptz[], $4::int[]) AS item (job, run_at, priority)",
+        name_of(source),
+        &jobs,
+        &run_at,
+        &priority
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// Puts back windows that are due, have nobody working on them and have no item waiting. Returns how many.
+///
+/// # Errors
+/// If the database refuses.
+pub async fn sweep(pool: &PgPool) -> sqlx::Result<u64> {
+    let put_back = sqlx::query!(
+        "WITH due AS (
+             SELECT id, source, priority, queue_at FROM harvest.windows
+             WHERE (state = 'queued' AND next_try_at < now() - interval '2 seconds')
+                OR (state = 'running' AND lease_expires_at < now())
+         )
+         INSERT INTO apalis.jobs (id, job_type, job, status, attempts, max_attempts, run_at, priority)
+         SELECT apalis.generate_ulid(), 'tempo-harvest/' || due.source, due.id::text::bytea, 'Pending', 0, 5,
+                least(due.queue_at, now()), due.priority
+         FROM due
+         WHERE NOT EXISTS (
+             SELECT FROM apalis.jobs waiting
+             WHERE waiting.job_type = 'tempo-harvest/' || due.source AND waiting.status = 'Pending'
+               AND waiting.job = due.id::text::bytea
+         )"
+    )
+    .execute(pool)
+    .await?
+    .rows_affected();
+    // Items that were delivered are of no more use, nor are workers that left nothing behind.
+    sqlx::query!("DELETE FROM apalis.jobs WHERE job_type LIKE 'tempo-harvest/%' AND status IN ('Done', 'Killed')")
+        .execute(pool)
+        .await?;
+    sqlx::query!(
+        "DELETE FROM apalis.jobs
+         WHERE job_type LIKE 'tempo-harvest/%' AND status IN ('Queued', 'Running') AND lock_at < now() - interval '10 minutes'"
+    )
+    .execute(pool)
+    .await?;
+    sqlx::query!(
+        "DELETE FROM apalis.workers w
+         WHERE w.worker_type LIKE 'tempo-harvest/%' AND w.last_seen < now() - interval '10 minutes'
+           AND NOT EXISTS (SELECT FROM apalis.jobs j WHERE j.lock_by = w.id)"
+    )
+    .execute(pool)
+    .await?;
+    Ok(put_back)
+}
+
+/// Takes items off a source's queue, `concurrency` at once, until `stop`; then waits for those in hand.
+///
+/// `holder` names this process; each consumer gets a name of its own, for a name that is used twice hangs apalis.
+pub async fn consume(
+    pool: PgPool,
+    source: String,
+    holder: String,
+    concurrency: usize,
+    handler: Handler,
+    stop: CancellationToken,
+) {
+    let mut generation = 0u32;
+    while !stop.is_cancelled() {
+        generation += 1;
+        let worker_name = format!("{holder}/{source}/{generation}");
+        let config = Config::default()
+            .queue(name_of(&source))
+            // Windows are long: prefetching them is unfair, and unsafe while no heartbeat goes out for them.
+            .batch_size(1)
+            .heartbeat_interval(HEARTBEAT)
+            .missed_heartbeats(MISSED_HEARTBEATS);
+        let (pool, handler) = (pool.clone(), Arc::clone(&handler));
+        let queue = name_of(&source);
+        let monitor = Monitor::new().register(move |_| {
+            WorkerBuilder::new(worker_name.clone())
+                .backend(
+                    PostgresStorage::<serde_json::Value>::new(&pool)
+                        .with_config(config.clone())
+                        .poll_with_strategy(Wake::new(pool.clone(), queue.clone())),
+                )
+                .data(Arc::clone(&handler))
+                .concurrency(concurrency)
+                .build(deliver)
+        });
+        let context = monitor.context();
+        let stopped = stop.clone();
+        let watch = tokio::spawn(async move {
+            stopped.cancelled().await;
+            // Fails only when the monitor has ended already.
+            let _ended = context.shutdown();
+        });
+        let outcome = monitor.run().await;
+        watch.abort();
+        if stop.is_cancelled() {
+            break;
+        }
+        match outcome {
+            Ok(()) => tracing::warn!(source, "the queue's consumer ended; starting it again"),
+            Err(error) => {
+                tracing::warn!(source, %error, "the queue's consumer died; starting it again")
+            }
+        }
+        tokio::select! {
+            () = tokio::time::sleep(REBUILD_AFTER) => {}
+            () = stop.cancelled() => {}
+        }
+    }
+}
+
+/// Hands an item on. The payload is taken as any JSON value, because one that does not decode would kill the worker; a
+/// panic is caught here, because apalis' own layer leaves the item running for ever.
+async fn deliver(payload: serde_json::Value, handler: Data<Handler>) -> Result<(), BoxDynError> {
+    let Some(window_id) = payload.as_i64() else {
+        tracing::warn!(%payload, "an item on the queue names no window; dropped");
+        return Ok(());
+    };
+    let work = std::panic::AssertUnwindSafe(handler(window_id)).catch_unwind();
+    if work.await.is_err() {
+        tracing::error!(
+            window_id,
+            "working on a window panicked; it is taken up again when its lease has run out"
+        );
+    }
+    Ok(())
+}
+
+/// When to look at the queue: on every notification, and every [`POLL`] anyway. apalis' own interval stops after a while
+/// of idleness, and its listener dies silently with its connection; this one reopens it.
+struct Wake {
+    tick: Interval,
+    notifications: Option<Pubsub>,
+    pool: PgPool,
+    queue: String,
+}
+
+impl Wake {
+    fn new(pool: PgPool, queue: String) -> Self {
+        let mut tick = interval(POLL);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Self {
+            tick,
+            notifications: None,
+            pool,
+            queue,
+        }
+    }
+}
+
+impl PollStrategy for Wake {
+    fn poll_drive(&mut self, cx: &mut Context<'_>, _: &PollSnapshot) -> Poll<Option<()>> {
+        let mut fired = false;
+        // Until it is pending: only then is the next wake-up armed.
+        while self.tick.poll_tick(cx).is_ready() {
+            fired = true;
+            let (pool, queue) = (&self.pool, &self.queue);
+            self.notifications
+                .get_or_insert_with(|| Pubsub::new(pool.clone(), queue.clone()));
+        }
+        while let Some(notifications) = self.notifications.as_mut() {
+            match Pin::new(notifications).poll_next(cx) {
+                Poll::Ready(Some(Ok(_))) => fired = true,
+                // The connection is gone: a new one is opened at the next tick.
+                Poll::Ready(_) => self.notifications = None,
+                Poll::Pending => break,
+            }
+        }
+        if fired {
+            Poll::Ready(Some(()))
+        } else {
+            Poll::Pending
+        }
+    }
+}

@@ -1,0 +1,356 @@
+//! What to do with a window whose answer was not complete: ask for more, cut the window, or cut by duration.
+//!
+//! An answer of `limit` traces is an arbitrary subset (`Tempo` says nothing when it cuts), so it never counts; what it is
+//! good for is an estimate of how many there are. Pure: [`crate::harvest`] asks, [`crate::store`] keeps the pieces.
+
+use crate::window::Window;
+
+/// The share of the largest usable limit that a piece is filled to when its traces were counted. A search also brings
+/// the traces that started before the piece, which a count does not see.
+const FILL_COUNTED: f64 = 0.8;
+/// The same when their number is only estimated.
+const FILL_ESTIMATED: f64 = 0.6;
+/// Into how many pieces a window is cut when nothing is known but that it is too full.
+const BLIND_PIECES: i64 = 4;
+/// A window is never cut into more pieces than this at once.
+const MOST_PIECES: i64 = 4_096;
+
+/// Counted trace starts, in equal steps. Sparse: steps that counted nothing may be missing.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Histogram {
+    /// Length of a step, seconds.
+    pub step_s: i64,
+    /// `(start of the step in Unix seconds, traces that start in it)`, ascending.
+    pub steps: Vec<(i64, u64)>,
+}
+
+impl Histogram {
+    /// Traces that start in the window; steps that straddle its edge count in proportion.
+    pub fn count_in(&self, window: Window) -> u64 {
+        let mut sum = 0.0;
+        for &(start, count) in &self.steps {
+            if let Some(common) = Window::new(start, start + self.step_s.max(1))
+                .and_then(|step| step.intersection(window))
+            {
+                sum += count as f64 * common.seconds() as f64 / self.step_s.max(1) as f64;
+            }
+        }
+        sum.round() as u64
+    }
+}
+
+/// What is known about how many traces a window holds.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Density {
+    /// The server counted.
+    Counted(Histogram),
+    /// Windows near it held this many traces per second.
+    PerSecond(f64),
+    /// Nothing is known.
+    Unknown,
+}
+
+/// A piece of a window that was cut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Piece {
+    /// Its span.
+    pub window: Window,
+    /// How many traces the server counted in it; `None` if that is only estimated, or unknown.
+    pub expected: Option<u64>,
+}
+
+/// What to do next about a window that was over the limit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Decision {
+    /// Ask for the same window again, for this many.
+    AskAgain {
+        /// The limit to ask with.
+        limit: u32,
+    },
+    /// Cut it into these, which tile it, in ascending order.
+    Pieces(Vec<Piece>),
+    /// It is one second: cut by trace duration.
+    Bands,
+}
+
+/// An answer that was over the limit.
+#[derive(Debug, Clone)]
+pub struct OverLimit<'a> {
+    /// The window asked for.
+    pub window: Window,
+    /// The limit asked with.
+    pub limit: u32,
+    /// The largest limit that can be asked with.
+    pub ceiling: u32,
+    /// What is known about the number of traces.
+    pub density: &'a Density,
+}
+
+/// Decides what to do about a window that holds more than an answer may bring.
+pub fn over_limit(over: &OverLimit<'_>) -> Decision {
+    if over.limit < over.ceiling {
+        let wanted = match over.density {
+            // Twice the estimate, as for a first request; an estimate below what was seen is no estimate.
+            Density::Counted(histogram) => histogram.count_in(over.window).saturating_mul(2),
+            Density::PerSecond(rate) => (rate * over.window.seconds() as f64 * 2.0) as u64,
+            Density::Unknown => u64::from(over.limit) * 4,
+        };
+        let wanted = wanted.max(u64::from(over.limit) * 2);
+        if wanted <= u64::from(over.ceiling)
+            || over.limit < over.ceiling / 2 && over.window.seconds() == 1
+        {
+            return Decision::AskAgain {
+                limit: u32::try_from(wanted).unwrap_or(u32::MAX).min(over.ceiling),
+            };
+        }
+    }
+    if over.window.seconds() == 1 {
+        return Decision::Bands;
+    }
+    Decision::Pieces(match over.density {
+        Density::Counted(histogram) => cut_counted(over.window, histogram, over.ceiling),
+        Density::PerSecond(rate) => {
+            let expected = (rate * over.window.seconds() as f64).max(f64::from(over.limit) * 1.2);
+            let pieces = (expected / (f64::from(over.ceiling) * FILL_ESTIMATED)).ceil() as i64;
+            cut_evenly(over.window, pieces)
+        }
+        Density::Unknown => cut_evenly(over.window, BLIND_PIECES),
+    })
+}
+
+/// Cuts a window whose answers take too long, or are too large in bytes whatever their number.
+pub fn too_large(window: Window) -> Decision {
+    if window.seconds() == 1 {
+        Decision::Bands
+    } else {
+        Decision::Pieces(cut_evenly(window, BLIND_PIECES))
+    }
+}
+
+/// Cuts a window that is longer than one search may be into as few pieces as will do.
+pub fn too_long(window: Window, most_s: i64) -> Vec<Piece> {
+    let most_s = most_s.max(1);
+    cut_evenly(window, (window.seconds() + most_s - 1) / most_s)
+}
+
+fn cut_evenly(window: Window, pieces: i64) -> Vec<Piece> {
+    let pieces = window.cut_into(pieces.clamp(2, MOST_PIECES)).into_iter();
+    pieces
+        .map(|window| Piece {
+            window,
+            expected: None,
+        })
+        .collect()
+}
+
+/// Pieces filled to [`FILL_COUNTED`] of the ceiling by what was counted. Always at least two: the answer was over the
+/// limit, whatever the count says.
+fn cut_counted(window: Window, histogram: &Histogram, ceiling: u32) -> Vec<Piece> {
+    let budget = (f64::from(ceiling) * FILL_COUNTED).max(1.0) as u64;
+    let mut pieces: Vec<Piece> = Vec::new();
+    let mut start = window.start();
+    let mut filled = 0u64;
+    let mut close = |start: i64, end: i64, expected: Option<u64>| {
+        pieces.extend(Window::new(start, end).map(|window| Piece { window, expected }));
+    };
+    for &(step_start, count) in &histogram.steps {
+        let Some(step) = Window::new(step_start, step_start + histogram.step_s.max(1))
+            .and_then(|step| step.intersection(window))
+        else {
+            continue;
+        };
+        if filled + count > budget && step.start() > start {
+            close(start, step.start(), Some(filled));
+            (start, filled) = (step.start(), 0);
+        }
+        if count > budget {
+            // Fuller than a piece may be: cut evenly, and the rest of the step begins the next piece.
+            let parts = i64::try_from(count.div_ceil(budget))
+                .unwrap_or(i64::MAX)
+                .min(MOST_PIECES);
+            let whole = Window::new(start, step.end())
+                .unwrap_or(step)
+                .cut_into(parts);
+            for part in &whole {
+                close(
+                    part.start(),
+                    part.end(),
+                    (whole.len() == 1).then_some(filled + count),
+                );
+            }
+            (start, filled) = (step.end(), 0);
+        } else {
+            filled += count;
+        }
+    }
+    close(start, window.end(), Some(filled));
+    if pieces.len() < 2 {
+        // More came than was counted: long traces, rootless ones. The count is no guide here.
+        return cut_evenly(window, 2);
+    }
+    pieces
+}
+
+/// A slice of one second by trace duration, `[from_ns, to_ns)`; without an upper bound it takes all the rest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Band {
+    /// Shortest duration in it, nanoseconds.
+    pub from_ns: u64,
+    /// First duration above it, nanoseconds.
+    pub to_ns: Option<u64>,
+}
+
+impl Band {
+    /// Every duration.
+    pub const ALL: Self = Self {
+        from_ns: 0,
+        to_ns: None,
+    };
+
+    /// The band as a TraceQL spanset, or `None` if it takes every duration.
+    pub fn traceql(self) -> Option<String> {
+        match (self.from_ns, self.to_ns) {
+            (0, None) => None,
+            (0, Some(to)) => Some(format!("{{ trace:duration < {to}ns }}")),
+            (from, None) => Some(format!("{{ trace:duration >= {from}ns }}")),
+            (from, Some(to)) => Some(format!(
+                "{{ trace:duration >= {from}ns && trace:duration < {to}ns }}"
+            )),
+        }
+    }
+
+    /// A narrower band that begins where this one does, given durations (whole milliseconds, in nanoseconds) that an
+    /// over-full answer for it brought. `None` if it is a single nanosecond and cannot be narrowed.
+    pub fn lower_part(self, sample_ns: &[u64], keep: f64) -> Option<Self> {
+        let mut inside: Vec<u64> = sample_ns
+            .iter()
+            .copied()
+            .filter(|&duration| {
+                duration >= self.from_ns / 1_000_000 * 1_000_000
+                    && self.to_ns.is_none_or(|to| duration < to)
+            })
+            .collect();
+        inside.sort_unstable();
+        let index = (inside.len() as f64 * keep.clamp(0.01, 0.9)) as usize;
+        // A duration is known to the millisecond: a border on one keeps all of its traces on one side.
+        let by_sample = inside
+            .get(index)
+            .map(|&duration| duration / 1_000_000 * 1_000_000)
+            .filter(|&to| to > self.from_ns && self.to_ns.is_none_or(|old| to < old));
+        let to_ns = by_sample.or_else(|| match self.to_ns {
+            Some(to) => Some(self.from_ns + (to - self.from_ns) / 2),
+            // All that is known lies in the first millisecond: the rest begins a millisecond on.
+            None if !inside.is_empty() => Some((self.from_ns / 1_000_000 + 1) * 1_000_000),
+            None => Some(self.from_ns.saturating_mul(2).max(1_000_000)),
+        })?;
+        (to_ns > self.from_ns && self.to_ns != Some(to_ns)).then_some(Self {
+            from_ns: self.from_ns,
+            to_ns: Some(to_ns),
+        })
+    }
+
+    /// All that lies above it; `None` if nothing does.
+    pub fn above(self) -> Option<Self> {
+        self.to_ns.map(|to| Self {
+            from_ns: to,
+            to_ns: None,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn window(start: i64, end: i64) -> Window {
+        Window::new(start, end).unwrap()
+    }
+
+    proptest! {
+        #[test]
+        fn pieces_of_a_split_cover_it_exactly(
+            start in 0i64..10_000, length in 2i64..4_000, step_s in 1i64..120, counts in prop::collection::vec(0u64..3_000, 0..80),
+            limit in 1u32..5_000, kind in 0..3,
+        ) {
+            let whole = window(start, start + length);
+            let histogram = Histogram { step_s, steps: counts.iter().enumerate().map(|(i, &n)| (start / step_s * step_s + i as i64 * step_s, n)).collect() };
+            let density = match kind { 0 => Density::Counted(histogram), 1 => Density::PerSecond(counts.len() as f64), _ => Density::Unknown };
+            match over_limit(&OverLimit { window: whole, limit, ceiling: limit, density: &density }) {
+                Decision::Pieces(pieces) => {
+                    prop_assert!(pieces.len() >= 2);
+                    prop_assert_eq!(pieces[0].window.start(), whole.start());
+                    prop_assert_eq!(pieces[pieces.len() - 1].window.end(), whole.end());
+                    prop_assert!(pieces.windows(2).all(|pair| pair[0].window.end() == pair[1].window.start()));
+                    if step_s == 1 && let Density::Counted(histogram) = &density {
+                        for piece in pieces.iter().filter(|piece| piece.window.seconds() > 1) {
+                            let counted = histogram.count_in(piece.window);
+                            prop_assert!(counted <= u64::from(limit) || pieces.len() == 2, "{counted} in {}", piece.window);
+                        }
+                    }
+                }
+                other => prop_assert!(false, "{other:?}"),
+            }
+        }
+
+        #[test]
+        fn bands_narrow_until_a_nanosecond_and_leave_no_hole(durations_ms in prop::collection::vec(0u64..5_000, 1..60), keep in 0.05f64..0.9) {
+            let sample: Vec<u64> = durations_ms.iter().map(|ms| ms * 1_000_000).collect();
+            let mut band = Band::ALL;
+            let mut steps = 0;
+            while let Some(part) = band.lower_part(&sample, keep) {
+                prop_assert_eq!(part.from_ns, band.from_ns);
+                prop_assert!(part.to_ns.unwrap() > part.from_ns && band.to_ns.is_none_or(|to| part.to_ns.unwrap() < to));
+                prop_assert_eq!(part.above().unwrap().from_ns, part.to_ns.unwrap());
+                band = part;
+                steps += 1;
+                prop_assert!(steps < 200);
+            }
+            prop_assert_eq!(band.to_ns, Some(band.from_ns + 1));
+        }
+    }
+
+    #[test]
+    fn a_limit_that_may_be_raised_is_raised_before_anything_is_cut() {
+        let decision = over_limit(&OverLimit {
+            window: window(0, 3600),
+            limit: 10_000,
+            ceiling: 100_000,
+            density: &Density::Counted(Histogram {
+                step_s: 3600,
+                steps: vec![(0, 40_000)],
+            }),
+        });
+        assert_eq!(decision, Decision::AskAgain { limit: 80_000 });
+    }
+
+    #[test]
+    fn one_full_second_is_cut_by_duration() {
+        let over = OverLimit {
+            window: window(7, 8),
+            limit: 500,
+            ceiling: 500,
+            density: &Density::Unknown,
+        };
+        assert_eq!(over_limit(&over), Decision::Bands);
+        assert_eq!(too_large(window(7, 8)), Decision::Bands);
+    }
+
+    #[test]
+    fn bands_say_it_in_traceql() {
+        let band = Band {
+            from_ns: 80_000_000,
+            to_ns: Some(90_000_000),
+        };
+        assert_eq!(
+            band.traceql().unwrap(),
+            "{ trace:duration >= 80000000ns && trace:duration < 90000000ns }"
+        );
+        assert_eq!(
+            band.above().unwrap().traceql().unwrap(),
+            "{ trace:duration >= 90000000ns }"
+        );
+        assert_eq!(Band::ALL.traceql(), None);
+    }
+}

@@ -1,0 +1,78 @@
+//! `harvest.fetches`: a row for every request made for a window.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use sqlx::{PgConnection, postgres::types::PgRange};
+
+use super::Holder;
+use crate::window::Window;
+
+/// A request that was made.
+#[derive(Debug, Clone)]
+pub struct Fetch<'a> {
+    /// The Tempo asked.
+    pub source: &'a str,
+    /// For which dataset.
+    pub dataset: &'a str,
+    /// For which window.
+    pub window_id: i64,
+    /// `search` or `count`.
+    pub kind: &'static str,
+    /// The range asked for.
+    pub span: Window,
+    /// The TraceQL sent.
+    pub query: Option<&'a str>,
+    /// The limit sent.
+    pub traces_limit: Option<u32>,
+    /// Traces in the answer.
+    pub returned: Option<usize>,
+    /// How it ended: `complete`, `cut`, `limit`, `too_large`, `timeout`, `throttled`, `passing`, `access`, `query`, `unusable`.
+    pub outcome: &'static str,
+    /// HTTP status.
+    pub status: Option<u16>,
+    /// Size of the answer's body.
+    pub bytes: Option<u64>,
+    /// Bytes Tempo says it read.
+    pub inspected_bytes: Option<u64>,
+    /// From sending to the end of the body.
+    pub duration: Duration,
+    /// What went wrong.
+    pub error: Option<&'a str>,
+}
+
+/// Records a request.
+///
+/// # Errors
+/// If the database refuses.
+pub async fn record(
+    conn: &mut PgConnection,
+    holder: &Holder,
+    fetch: &Fetch<'_>,
+) -> sqlx::Result<()> {
+    let at = |second| DateTime::from_timestamp(second, 0).unwrap_or(DateTime::<Utc>::MAX_UTC);
+    let span: PgRange<DateTime<Utc>> = (at(fetch.span.start())..at(fetch.span.end())).into();
+    sqlx::query!(
+        "INSERT INTO harvest.fetches (source, dataset, window_id, kind, span, query, traces_limit, returned, outcome, status, bytes,
+                                      inspected_bytes, duration_ms, error, holder)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)",
+        fetch.source,
+        fetch.dataset,
+        fetch.window_id,
+        fetch.kind,
+        span,
+        fetch.query,
+        fetch.traces_limit.and_then(|n| i32::try_from(n).ok()),
+        fetch.returned.and_then(|n| i32::try_from(n).ok()),
+        fetch.outcome,
+        fetch.status.and_then(|n| i16::try_from(n).ok()),
+        fetch.bytes.and_then(|n| i64::try_from(n).ok()),
+        fetch.inspected_bytes.and_then(|n| i64::try_from(n).ok()),
+        i32::try_from(fetch.duration.as_millis()).unwrap_or(i32::MAX),
+        fetch.error,
+        holder.as_str()
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}

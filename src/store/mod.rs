@@ -1,0 +1,268 @@
+//! PostgreSQL: the ledger and the traces. Every statement of ours stands in a file here, one file a table family.
+//!
+//! Functions take a connection, so that the caller says what is one transaction. Checked macros throughout; COPY, and
+//! what touches the temporary table it fills, are the exceptions.
+
+use std::{fmt, time::Duration};
+
+use sqlx::{
+    Connection, PgPool,
+    migrate::{Migrate, MigrateError, Migrator},
+    postgres::{PgConnectOptions, PgConnection, PgPoolOptions},
+};
+
+pub mod datasets;
+pub mod fetches;
+pub mod report;
+pub mod runs;
+pub mod sources;
+pub mod traces;
+pub mod windows;
+
+/// Our migrations; the queue has its own.
+static MIGRATIONS: Migrator = sqlx::migrate!();
+
+/// The oldest PostgreSQL that has multiranges.
+pub const OLDEST_SERVER: i32 = 140_000;
+
+/// How far a look at a window is from the present, and so what its being done is worth.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Look {
+    /// At least `settle` behind the present: complete.
+    Sealed,
+}
+
+impl Look {
+    /// Its name in the ledger.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Sealed => "sealed",
+        }
+    }
+}
+
+/// Why the database cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// No connection.
+    #[error("cannot connect to PostgreSQL at {address}: {source}")]
+    Connect {
+        /// Host and port, or socket.
+        address: String,
+        /// What the driver says.
+        source: sqlx::Error,
+    },
+    /// Too old.
+    #[error(
+        "PostgreSQL at {address} is version {version}; tempo-harvest needs 14 or newer (it keeps coverage in multiranges)"
+    )]
+    TooOld {
+        /// Host and port, or socket.
+        address: String,
+        /// As it calls itself.
+        version: String,
+    },
+    /// The tables were made by a later version of this program.
+    #[error(
+        "the database's tables were made by a newer tempo-harvest (migration {version} is not known here): use that version, or another database"
+    )]
+    Newer {
+        /// The migration this program does not have.
+        version: i64,
+    },
+    /// A table could not be made.
+    #[error("cannot create or upgrade tempo-harvest's tables: {0}{hint}", hint = rights_hint(.0))]
+    Migrate(#[from] MigrateError),
+    /// The queue's tables could not be made.
+    #[error("cannot create or upgrade the queue's tables (schema `apalis`): {0}")]
+    Queue(String),
+    /// Something else.
+    #[error(transparent)]
+    Database(#[from] sqlx::Error),
+}
+
+fn rights_hint(error: &MigrateError) -> &'static str {
+    let text = error.to_string();
+    if text.contains("permission denied") {
+        "; the user needs the right to create schemas and trusted extensions: make it the database's owner (ALTER DATABASE … OWNER TO …), \
+         or run `tempo-harvest migrate` once as the owner"
+    } else if text.contains("is not available")
+        || text.contains("could not open extension control file")
+    {
+        "; install PostgreSQL's contrib extensions (on Debian they are part of the postgresql package, elsewhere `postgresql-contrib`)"
+    } else {
+        ""
+    }
+}
+
+/// Where a database is, for messages: never the password.
+pub fn address_of(options: &PgConnectOptions) -> String {
+    match options.get_socket() {
+        Some(socket) => format!("{}", socket.display()),
+        None => format!("{}:{}", options.get_host(), options.get_port()),
+    }
+}
+
+/// A pool on the database, its version checked; nothing is created.
+///
+/// # Errors
+/// If it cannot be reached within ten seconds, or is too old.
+pub async fn connect(options: &PgConnectOptions, connections: u32) -> Result<PgPool, OpenError> {
+    let address = address_of(options);
+    let options = options.clone().application_name("tempo-harvest");
+    let connect_error = |source| OpenError::Connect {
+        address: address.clone(),
+        source,
+    };
+    let mut first = tokio::time::timeout(
+        Duration::from_secs(10),
+        PgConnection::connect_with(&options),
+    )
+    .await
+    .map_err(|_| connect_error(sqlx::Error::PoolTimedOut))?
+    .map_err(connect_error)?;
+    let (number, version) = server_version(&mut first).await?;
+    first.close().await?;
+    if number < OLDEST_SERVER {
+        return Err(OpenError::TooOld { address, version });
+    }
+    PgPoolOptions::new()
+        .max_connections(connections)
+        .acquire_timeout(Duration::from_secs(30))
+        .connect_with(options)
+        .await
+        .map_err(connect_error)
+}
+
+/// The server's version as a number (150018 is 15.18) and in its own words.
+///
+/// # Errors
+/// If it cannot be asked.
+pub async fn server_version(conn: &mut PgConnection) -> sqlx::Result<(i32, String)> {
+    let row = sqlx::query!(
+        r#"SELECT current_setting('server_version_num')::int AS "number!", current_setting('server_version') AS "version!""#
+    )
+    .fetch_one(conn)
+    .await?;
+    Ok((row.number, row.version))
+}
+
+/// How many of our migrations there are and how many the database has: `(of this program, in the database)`.
+///
+/// # Errors
+/// If it cannot be asked.
+pub async fn migrations_applied(conn: &mut PgConnection) -> sqlx::Result<(usize, usize)> {
+    let exists: bool =
+        sqlx::query_scalar("SELECT to_regclass('harvest._sqlx_migrations') IS NOT NULL")
+            .fetch_one(&mut *conn)
+            .await?;
+    let applied: i64 = if exists {
+        sqlx::query_scalar("SELECT count(*) FROM harvest._sqlx_migrations WHERE success")
+            .fetch_one(conn)
+            .await?
+    } else {
+        0
+    };
+    Ok((
+        MIGRATIONS.iter().count(),
+        usize::try_from(applied).unwrap_or(0),
+    ))
+}
+
+/// Creates or upgrades the tables, ours and the queue's. Does nothing if they are current.
+///
+/// # Errors
+/// If a table cannot be made, or the database was made by a newer program.
+pub async fn migrate(pool: &PgPool) -> Result<(), OpenError> {
+    let mut conn = pool.acquire().await?;
+    let (ours, theirs) = (
+        migrations_applied(&mut conn).await?,
+        crate::queue::migrations_applied(&mut conn).await?,
+    );
+    if ours.0 == ours.1 && theirs.0 == theirs.1 {
+        return Ok(());
+    }
+    drop(conn);
+    crate::queue::setup(pool)
+        .await
+        .map_err(|error| OpenError::Queue(error.to_string()))?;
+    let mut conn = pool.acquire().await?;
+    // Two programs that start at once would both create the schema that the record of migrations stands in.
+    conn.lock().await?;
+    let outcome = MIGRATIONS.run_direct(None, &mut *conn, false).await;
+    conn.unlock().await?;
+    match outcome {
+        Ok(()) => Ok(()),
+        Err(MigrateError::VersionMissing(version)) => Err(OpenError::Newer { version }),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// What the connected user may do, and what the server lacks.
+#[derive(Debug, Clone)]
+pub struct Rights {
+    /// The user.
+    pub user: String,
+    /// Whether schemas and trusted extensions can be created.
+    pub create_in_database: bool,
+    /// Whether both schemas are there already.
+    pub schemas_exist: bool,
+    /// Extensions that are needed and not available on the server.
+    pub missing_extensions: Vec<String>,
+}
+
+/// What the connected user may do.
+///
+/// # Errors
+/// If the database cannot be asked.
+pub async fn rights(conn: &mut PgConnection) -> sqlx::Result<Rights> {
+    let row = sqlx::query!(
+        r#"SELECT current_user::text AS "user!",
+                  has_database_privilege(current_database(), 'CREATE') AS "create_in_database!",
+                  (to_regnamespace('harvest') IS NOT NULL AND to_regnamespace('apalis') IS NOT NULL) AS "schemas_exist!",
+                  ARRAY(SELECT needed FROM unnest(ARRAY['btree_gist', 'hstore', 'pgcrypto']) AS needed
+                        WHERE needed NOT IN (SELECT name FROM pg_available_extensions)) AS "missing!""#
+    )
+    .fetch_one(conn)
+    .await?;
+    Ok(Rights {
+        user: row.user,
+        create_in_database: row.create_in_database,
+        schemas_exist: row.schemas_exist,
+        missing_extensions: row.missing,
+    })
+}
+
+/// The name of this process in the ledger: `host:pid`, and a number that no later process with that pid has.
+#[derive(Debug, Clone)]
+pub struct Holder(String);
+
+impl Holder {
+    /// A name for this process.
+    pub fn of_this_process() -> Self {
+        let host = gethostname::gethostname();
+        // Without randomness the time tells two processes with one pid apart.
+        let number = getrandom::u32().unwrap_or_else(|_| {
+            std::time::UNIX_EPOCH
+                .elapsed()
+                .map_or(0, |since| since.subsec_nanos())
+        });
+        Self(format!(
+            "{}:{}:{:08x}",
+            host.to_string_lossy(),
+            std::process::id(),
+            number
+        ))
+    }
+
+    /// The name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}

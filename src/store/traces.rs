@@ -1,0 +1,202 @@
+//! `harvest.traces`: COPY into a temporary table, then one sorted merge. A later answer only ever improves a row.
+
+use std::collections::BTreeMap;
+
+use sqlx::{PgConnection, Row};
+
+use crate::tempo::wire::{ServiceCounts, TraceSummary};
+
+/// Bytes handed to COPY at once.
+const CHUNK: usize = 256 << 10;
+/// Microseconds between 1970 and 2000, where PostgreSQL's time begins.
+const POSTGRES_EPOCH_US: i64 = 946_684_800_000_000;
+
+const STAGING: &str = "CREATE TEMPORARY TABLE IF NOT EXISTS staged_traces (
+    trace_id bytea, started_at timestamptz, start_ns bigint, end_ns bigint, root_service text, root_name text, services jsonb
+) ON COMMIT DELETE ROWS";
+
+const COPY: &str = "COPY pg_temp.staged_traces FROM STDIN (FORMAT binary)";
+
+/// Known roots stay, starts only move back, ends only move on, counts only grow, exact rows stay as they are, and a row
+/// that would not change is not written.
+const MERGE: &str = "
+WITH merged AS (
+    INSERT INTO harvest.traces AS t
+        (dataset, trace_id, started_at, start_ns, end_ns, root_service, root_name, services, span_count, error_count)
+    SELECT $1, trace_id, started_at, start_ns, end_ns, root_service, root_name, services,
+           harvest.sum_services(services, 'spans'), harvest.sum_services(services, 'errors')
+    FROM pg_temp.staged_traces ORDER BY trace_id
+    ON CONFLICT (dataset, trace_id) DO UPDATE SET
+        started_at = least(t.started_at, excluded.started_at),
+        start_ns = least(t.start_ns, excluded.start_ns),
+        end_ns = greatest(t.end_ns, excluded.end_ns),
+        root_service = coalesce(t.root_service, excluded.root_service),
+        root_name = coalesce(t.root_name, excluded.root_name),
+        services = harvest.merge_services(t.services, excluded.services),
+        span_count = harvest.sum_services(harvest.merge_services(t.services, excluded.services), 'spans'),
+        error_count = harvest.sum_services(harvest.merge_services(t.services, excluded.services), 'errors'),
+        updated_at = now()
+    WHERE NOT t.exact
+      AND (excluded.start_ns < t.start_ns OR excluded.end_ns > t.end_ns
+           OR (t.root_service IS NULL AND excluded.root_service IS NOT NULL)
+           OR (t.root_name IS NULL AND excluded.root_name IS NOT NULL)
+           OR (excluded.services IS DISTINCT FROM t.services
+               AND harvest.merge_services(t.services, excluded.services) IS DISTINCT FROM t.services))
+    RETURNING (xmax = 0) AS new
+)
+SELECT count(*) FILTER (WHERE new) FROM merged";
+
+/// Stores traces, inside the caller's transaction. Returns how many were not stored before.
+///
+/// # Errors
+/// If the database refuses.
+pub async fn merge(
+    conn: &mut PgConnection,
+    dataset: &str,
+    found: Vec<TraceSummary>,
+) -> sqlx::Result<i64> {
+    let found = combine(found);
+    if found.is_empty() {
+        return Ok(0);
+    }
+    sqlx::raw_sql(STAGING).execute(&mut *conn).await?;
+    let mut copy = conn.copy_in_raw(COPY).await?;
+    let mut buffer = Vec::with_capacity(CHUNK + 4096);
+    buffer.extend_from_slice(b"PGCOPY\n\xff\r\n\0");
+    buffer.extend_from_slice(&[0; 8]);
+    for trace in &found {
+        write_row(&mut buffer, trace);
+        if buffer.len() >= CHUNK {
+            copy.send(buffer.as_slice()).await?;
+            buffer.clear();
+        }
+    }
+    buffer.extend_from_slice(&(-1i16).to_be_bytes());
+    copy.send(buffer.as_slice()).await?;
+    copy.finish().await?;
+    let row = sqlx::query(MERGE)
+        .bind(dataset)
+        .fetch_one(&mut *conn)
+        .await?;
+    row.try_get(0)
+}
+
+/// Sorted by ID (so that two merges at once take their locks in the same order), each ID once. Should an answer bring a
+/// trace twice, the two are fragments of it.
+fn combine(mut found: Vec<TraceSummary>) -> Vec<TraceSummary> {
+    found.sort_unstable_by(|a, b| a.trace_id.cmp(&b.trace_id));
+    found.dedup_by(|later, kept| {
+        if later.trace_id != kept.trace_id {
+            return false;
+        }
+        let end_ns = kept.end_ns().max(later.end_ns());
+        kept.start_ns = kept.start_ns.min(later.start_ns);
+        kept.duration_ms = u32::try_from((end_ns - kept.start_ns) / 1_000_000).unwrap_or(u32::MAX);
+        kept.root_service = kept.root_service.take().or(later.root_service.take());
+        kept.root_name = kept.root_name.take().or(later.root_name.take());
+        for (service, counts) in later.services.take().into_iter().flatten() {
+            let known = kept
+                .services
+                .get_or_insert_default()
+                .entry(service)
+                .or_insert(counts);
+            known.spans = known.spans.max(counts.spans);
+            known.errors = known.errors.max(counts.errors);
+        }
+        true
+    });
+    found
+}
+
+fn write_row(buffer: &mut Vec<u8>, trace: &TraceSummary) {
+    buffer.extend_from_slice(&7i16.to_be_bytes());
+    field(buffer, &trace.trace_id);
+    field(
+        buffer,
+        &(trace.start_ns.div_euclid(1_000) - POSTGRES_EPOCH_US).to_be_bytes(),
+    );
+    field(buffer, &trace.start_ns.to_be_bytes());
+    field(buffer, &trace.end_ns().to_be_bytes());
+    text(buffer, trace.root_service.as_deref());
+    text(buffer, trace.root_name.as_deref());
+    match &trace.services {
+        Some(services) => jsonb(buffer, services),
+        None => null(buffer),
+    }
+}
+
+fn field(buffer: &mut Vec<u8>, bytes: &[u8]) {
+    buffer.extend_from_slice(&i32::try_from(bytes.len()).unwrap_or(i32::MAX).to_be_bytes());
+    buffer.extend_from_slice(bytes);
+}
+
+fn null(buffer: &mut Vec<u8>) {
+    buffer.extend_from_slice(&(-1i32).to_be_bytes());
+}
+
+/// PostgreSQL's text has no NUL: it is stored as U+FFFD.
+fn text(buffer: &mut Vec<u8>, value: Option<&str>) {
+    match value {
+        Some(value) if value.contains('\0') => {
+            field(buffer, value.replace('\0', "\u{fffd}").as_bytes())
+        }
+        Some(value) => field(buffer, value.as_bytes()),
+        None => null(buffer),
+    }
+}
+
+fn jsonb(buffer: &mut Vec<u8>, services: &BTreeMap<String, ServiceCounts>) {
+    let start = buffer.len();
+    buffer.extend_from_slice(&[0; 4]);
+    // The version of jsonb's binary form, then plain JSON text.
+    buffer.push(1);
+    for (index, (service, counts)) in services.iter().enumerate() {
+        buffer.push(if index == 0 { b'{' } else { b',' });
+        let name = serde_json::Value::from(service.replace('\0', "\u{fffd}"));
+        buffer.extend_from_slice(
+            format!(
+                "{name}:{{\"spans\":{},\"errors\":{}}}",
+                counts.spans, counts.errors
+            )
+            .as_bytes(),
+        );
+    }
+    buffer.extend_from_slice(if services.is_empty() { b"{}" } else { b"}" });
+    let length = i32::try_from(buffer.len() - start - 4).unwrap_or(i32::MAX);
+    buffer[start..start + 4].copy_from_slice(&length.to_be_bytes());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn trace(id: u8, start_ms: i64, duration_ms: u32, root: Option<&str>) -> TraceSummary {
+        TraceSummary {
+            trace_id: [id; 16],
+            start_ns: start_ms * 1_000_000,
+            duration_ms,
+            root_service: root.map(str::to_owned),
+            root_name: None,
+            services: Some(BTreeMap::from([(
+                "a".to_owned(),
+                ServiceCounts {
+                    spans: u32::from(id),
+                    errors: 0,
+                },
+            )])),
+        }
+    }
+
+    #[test]
+    fn fragments_in_one_answer_are_combined() {
+        let combined = combine(vec![
+            trace(2, 5_000, 100, None),
+            trace(1, 0, 1, None),
+            trace(2, 1_000, 50, Some("x")),
+        ]);
+        assert_eq!(combined.len(), 2);
+        assert_eq!(combined[1].start_ns, 1_000_000_000);
+        assert_eq!(combined[1].duration_ms, 4_100);
+        assert_eq!(combined[1].root_service.as_deref(), Some("x"));
+    }
+}

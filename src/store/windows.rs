@@ -1,0 +1,522 @@
+//! `harvest.windows`, the ledger: who works on which window, and how it ended.
+//!
+//! States: `queued` → `running` (leased) → `done`, or `split` (its pieces take over), or `queued` again after a failure,
+//! or `failed` when the attempts are used up; `failed` rests until the stretch is planned again.
+//!
+//! A lease is a number that grows each time the window is taken. Whoever finishes a window shows it; a worker that was
+//! frozen past its lease finds that it no longer matches, or has expired, and stores nothing.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use sqlx::{Acquire, PgConnection, postgres::types::PgRange};
+
+use super::{Holder, Look, datasets, traces};
+use crate::{
+    queue::{self, Item},
+    split::Piece,
+    tempo::wire::TraceSummary,
+    window::{Window, WindowSet},
+};
+
+/// How long a lease lasts unless it is renewed.
+pub const LEASE: Duration = Duration::from_secs(20);
+/// How often it is renewed.
+pub const RENEW_EVERY: Duration = Duration::from_secs(5);
+/// Priority of backfill windows. Those that a person waits for (`run`) go before those in the background.
+pub const BACKFILL_PRIORITY: i32 = 0;
+/// Priority of the windows of `run` and `demo`.
+pub const FOREGROUND_PRIORITY: i32 = 10;
+
+/// The right to finish a window.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lease {
+    /// The window.
+    pub window_id: i64,
+    token: i64,
+}
+
+/// A window that was taken, with what is needed to fetch it.
+#[derive(Debug, Clone)]
+pub struct Claimed {
+    /// The right to finish it.
+    pub lease: Lease,
+    /// Its span.
+    pub window: Window,
+    /// The dataset it fills.
+    pub dataset: String,
+    /// The dataset's TraceQL filter.
+    pub query: Option<String>,
+    /// The dataset's detail.
+    pub detail: String,
+    /// Traces counted or estimated in it.
+    pub expected: Option<u64>,
+    /// How far its end must lie behind the server's clock, seconds.
+    pub settle_s: i64,
+    /// Attempts that failed before.
+    pub attempts: u32,
+    /// Attempts refused as too many requests.
+    pub throttled: u32,
+    /// Timeouts in a row before.
+    pub timeouts: u32,
+}
+
+/// A window's end cannot be recorded.
+#[derive(Debug, thiserror::Error)]
+pub enum FinishError {
+    /// Somebody else has the window now, or it was cancelled.
+    #[error("the lease on window {0} was lost")]
+    LeaseLost(i64),
+    /// The database refuses.
+    #[error(transparent)]
+    Database(#[from] sqlx::Error),
+}
+
+/// What kind of failure a window rests or waits with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ErrorClass {
+    /// Tempo refuses the query.
+    Query,
+    /// Credentials, tenant or URL.
+    Access,
+    /// An outage or a broken answer.
+    Passing,
+    /// Too many requests.
+    Throttled,
+    /// No answer in time.
+    Timeout,
+    /// More traces in one second, duration and root than one answer may bring.
+    Irreducible,
+}
+
+impl ErrorClass {
+    /// Its name in the ledger.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Query => "query",
+            Self::Access => "access",
+            Self::Passing => "passing",
+            Self::Throttled => "throttled",
+            Self::Timeout => "timeout",
+            Self::Irreducible => "irreducible",
+        }
+    }
+}
+
+/// What finishing a window counts.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Figures {
+    /// Requests made since it was taken.
+    pub requests: i32,
+    /// Traces in the answer, or answers, that finished it.
+    pub returned: i64,
+    /// Of these, stored for the first time.
+    pub stored_new: i64,
+}
+
+fn range(window: Window) -> PgRange<DateTime<Utc>> {
+    let at = |second| DateTime::from_timestamp(second, 0).unwrap_or(DateTime::<Utc>::MAX_UTC);
+    (at(window.start())..at(window.end())).into()
+}
+
+/// A ledger's span as a window.
+pub(crate) fn window_of(start: DateTime<Utc>, end: DateTime<Utc>) -> Option<Window> {
+    Window::new(start.timestamp(), end.timestamp())
+}
+
+/// Seconds of a dataset that open windows will cover.
+///
+/// # Errors
+/// If the database refuses.
+pub async fn in_flight(
+    conn: &mut PgConnection,
+    dataset: &str,
+    look: Look,
+) -> sqlx::Result<WindowSet> {
+    let rows = sqlx::query!(
+        r#"SELECT lower(span) AS "start!", upper(span) AS "end!" FROM harvest.windows
+           WHERE dataset = $1 AND look = $2 AND state IN ('queued', 'running')"#,
+        dataset,
+        look.name()
+    )
+    .fetch_all(conn)
+    .await?;
+    Ok(rows
+        .into_iter()
+        .filter_map(|row| window_of(row.start, row.end))
+        .collect())
+}
+
+/// What new windows have in common.
+#[derive(Debug, Clone, Copy)]
+pub struct Origin<'a> {
+    /// The submission.
+    pub run_id: i64,
+    /// The dataset.
+    pub dataset: &'a str,
+    /// The source.
+    pub source: &'a str,
+    /// What being done will count as.
+    pub look: Look,
+    /// Priority on the queue.
+    pub priority: i32,
+    /// How far a window's end must lie behind the server's clock, seconds.
+    pub settle_s: i64,
+}
+
+/// Records planned windows and puts them on the queue, in the order given.
+///
+/// # Errors
+/// If the database refuses, or one overlaps an open window of the same dataset and look.
+pub async fn insert_planned(
+    conn: &mut PgConnection,
+    origin: &Origin<'_>,
+    windows: &[Window],
+) -> sqlx::Result<()> {
+    let spans: Vec<PgRange<DateTime<Utc>>> = windows.iter().copied().map(range).collect();
+    let rows = sqlx::query!(
+        r#"INSERT INTO harvest.windows (run_id, dataset, source, look, span, priority, queue_at, settle_s)
+           SELECT $1, $2, $3, $4, span, $5, now() - interval '1 second' + rank * interval '1 microsecond', $6
+           FROM unnest($7::tstzrange[]) WITH ORDINALITY AS planned (span, rank) ORDER BY rank
+           RETURNING id, queue_at"#,
+        origin.run_id,
+        origin.dataset,
+        origin.source,
+        origin.look.name(),
+        origin.priority,
+        origin.settle_s,
+        &spans
+    )
+    .fetch_all(&mut *conn)
+    .await?;
+    let items: Vec<Item> = rows
+        .into_iter()
+        .map(|row| Item {
+            window_id: row.id,
+            priority: origin.priority,
+            run_at: row.queue_at,
+        })
+        .collect();
+    queue::enqueue(conn, origin.source, &items).await
+}
+
+/// Takes a window if it is due and nobody else has it.
+///
+/// # Errors
+/// If the database refuses.
+pub async fn claim(
+    conn: &mut PgConnection,
+    window_id: i64,
+    holder: &Holder,
+) -> sqlx::Result<Option<Claimed>> {
+    let row = sqlx::query!(
+        r#"UPDATE harvest.windows w
+           SET state = 'running', lease_token = lease_token + 1, lease_holder = $2,
+               lease_expires_at = clock_timestamp() + make_interval(secs => $3)
+           FROM harvest.datasets d
+           WHERE w.id = $1 AND d.name = w.dataset
+             AND ((w.state = 'queued' AND w.next_try_at <= clock_timestamp())
+                  OR (w.state = 'running' AND w.lease_expires_at < clock_timestamp()))
+           RETURNING lower(span) AS "start!", upper(span) AS "end!", w.dataset, d.query, d.detail, w.expected, w.settle_s,
+                     w.attempts, w.throttled, w.timeouts, w.lease_token"#,
+        window_id,
+        holder.as_str(),
+        LEASE.as_secs_f64()
+    )
+    .fetch_optional(conn)
+    .await?;
+    let count = |n: i32| u32::try_from(n).unwrap_or(0);
+    Ok(row.and_then(|row| {
+        Some(Claimed {
+            lease: Lease {
+                window_id,
+                token: row.lease_token,
+            },
+            window: window_of(row.start, row.end)?,
+            dataset: row.dataset,
+            query: row.query,
+            detail: row.detail,
+            expected: row.expected.and_then(|n| u64::try_from(n).ok()),
+            settle_s: row.settle_s,
+            attempts: count(row.attempts),
+            throttled: count(row.throttled),
+            timeouts: count(row.timeouts),
+        })
+    }))
+}
+
+/// Extends a lease. Returns whether it still held.
+///
+/// # Errors
+/// If the database refuses.
+pub async fn renew(conn: &mut PgConnection, lease: Lease) -> sqlx::Result<bool> {
+    let renewed = sqlx::query!(
+        "UPDATE harvest.windows SET lease_expires_at = clock_timestamp() + make_interval(secs => $3)
+         WHERE id = $1 AND lease_token = $2 AND state = 'running' AND lease_expires_at > clock_timestamp()",
+        lease.window_id,
+        lease.token,
+        LEASE.as_secs_f64()
+    )
+    .execute(conn)
+    .await?;
+    Ok(renewed.rows_affected() == 1)
+}
+
+/// Locks the window's row if the lease on it still holds. Nothing is stored before this.
+async fn fence(conn: &mut PgConnection, lease: Lease) -> Result<(), FinishError> {
+    sqlx::query_scalar!(
+        "SELECT id FROM harvest.windows
+         WHERE id = $1 AND lease_token = $2 AND state = 'running' AND lease_expires_at > clock_timestamp() FOR UPDATE",
+        lease.window_id,
+        lease.token
+    )
+    .fetch_optional(conn)
+    .await?
+    .map(|_| ())
+    .ok_or(FinishError::LeaseLost(lease.window_id))
+}
+
+/// Stores traces of a window that is not finished with them. Returns how many were new.
+///
+/// # Errors
+/// [`FinishError::LeaseLost`] if the window is no longer ours; then nothing is stored.
+pub async fn store_part(
+    conn: &mut PgConnection,
+    claimed: &Claimed,
+    found: Vec<TraceSummary>,
+) -> Result<i64, FinishError> {
+    let mut tx = conn.begin().await?;
+    fence(&mut tx, claimed.lease).await?;
+    let stored_new = traces::merge(&mut tx, &claimed.dataset, found).await?;
+    datasets::add_traces(&mut tx, &claimed.dataset, stored_new).await?;
+    tx.commit().await?;
+    Ok(stored_new)
+}
+
+/// Stores the traces of a window and marks it done, in one transaction. Returns the traces that were new, those of
+/// earlier parts included.
+///
+/// # Errors
+/// [`FinishError::LeaseLost`] if the window is no longer ours; then nothing is stored.
+pub async fn mark_done(
+    conn: &mut PgConnection,
+    claimed: &Claimed,
+    look: Look,
+    found: Vec<TraceSummary>,
+    before: Figures,
+) -> Result<i64, FinishError> {
+    let mut tx = conn.begin().await?;
+    fence(&mut tx, claimed.lease).await?;
+    let returned = before.returned + i64::try_from(found.len()).unwrap_or(i64::MAX);
+    let new_here = traces::merge(&mut tx, &claimed.dataset, found).await?;
+    let stored_new = before.stored_new + new_here;
+    sqlx::query!(
+        "UPDATE harvest.windows SET state = 'done', lease_holder = NULL, lease_expires_at = NULL, finished_at = clock_timestamp(),
+             last_error = NULL, error_class = NULL, requests = requests + $2, returned = $3, stored_new = $4
+         WHERE id = $1",
+        claimed.lease.window_id,
+        before.requests,
+        returned,
+        stored_new
+    )
+    .execute(&mut *tx)
+    .await?;
+    datasets::cover(&mut tx, &claimed.dataset, look, claimed.lease.window_id).await?;
+    datasets::add_traces(&mut tx, &claimed.dataset, new_here).await?;
+    tx.commit().await?;
+    Ok(stored_new)
+}
+
+/// Replaces a window by its pieces, which tile it, and puts them on the queue.
+///
+/// # Errors
+/// [`FinishError::LeaseLost`] if the window is no longer ours; then nothing changes.
+pub async fn split(
+    conn: &mut PgConnection,
+    claimed: &Claimed,
+    pieces: &[Piece],
+    requests: i32,
+) -> Result<(), FinishError> {
+    let mut tx = conn.begin().await?;
+    fence(&mut tx, claimed.lease).await?;
+    let parent = sqlx::query!(
+        "UPDATE harvest.windows SET state = 'split', lease_holder = NULL, lease_expires_at = NULL, finished_at = clock_timestamp(),
+             last_error = NULL, error_class = NULL, requests = requests + $2
+         WHERE id = $1
+         RETURNING source, priority",
+        claimed.lease.window_id,
+        requests
+    )
+    .fetch_one(&mut *tx)
+    .await?;
+    let spans: Vec<PgRange<DateTime<Utc>>> =
+        pieces.iter().map(|piece| range(piece.window)).collect();
+    let expected: Vec<Option<i64>> = pieces
+        .iter()
+        .map(|piece| piece.expected.and_then(|n| i64::try_from(n).ok()))
+        .collect();
+    let rows = sqlx::query!(
+        r#"INSERT INTO harvest.windows (run_id, dataset, source, look, span, parent_id, priority, queue_at, settle_s, expected)
+           SELECT p.run_id, p.dataset, p.source, p.look, piece.span, p.id, p.priority, p.queue_at, p.settle_s, piece.expected
+           FROM harvest.windows p, unnest($2::tstzrange[], $3::bigint[]) AS piece (span, expected)
+           WHERE p.id = $1
+           RETURNING id, queue_at"#,
+        claimed.lease.window_id,
+        &spans,
+        &expected as &[Option<i64>]
+    )
+    .fetch_all(&mut *tx)
+    .await?;
+    let items: Vec<Item> = rows
+        .into_iter()
+        .map(|row| Item {
+            window_id: row.id,
+            priority: parent.priority,
+            run_at: row.queue_at,
+        })
+        .collect();
+    queue::enqueue(&mut tx, &parent.source, &items).await?;
+    tx.commit().await?;
+    Ok(())
+}
+
+/// How an attempt failed, and what comes next.
+#[derive(Debug, Clone)]
+pub struct Setback {
+    /// What kind of failure.
+    pub class: ErrorClass,
+    /// What went wrong.
+    pub error: String,
+    /// When to try again; `None`: the window rests as failed.
+    pub retry_in: Option<Duration>,
+    /// Requests made since it was taken.
+    pub requests: i32,
+}
+
+/// Records a failed attempt, and puts the window back on the queue for later if it is to be tried again.
+///
+/// # Errors
+/// [`FinishError::LeaseLost`] if the window is no longer ours; then nothing changes.
+pub async fn set_back(
+    conn: &mut PgConnection,
+    lease: Lease,
+    setback: &Setback,
+) -> Result<(), FinishError> {
+    let mut tx = conn.begin().await?;
+    fence(&mut tx, lease).await?;
+    let throttled = i32::from(setback.class == ErrorClass::Throttled);
+    let row = sqlx::query!(
+        "UPDATE harvest.windows SET
+             state = CASE WHEN $2::float8 IS NULL THEN 'failed' ELSE 'queued' END,
+             finished_at = CASE WHEN $2::float8 IS NULL THEN clock_timestamp() END,
+             next_try_at = clock_timestamp() + make_interval(secs => coalesce($2::float8, 0)),
+             lease_holder = NULL, lease_expires_at = NULL,
+             attempts = attempts + 1 - $3, throttled = throttled + $3,
+             timeouts = CASE WHEN $4 = 'timeout' THEN timeouts + 1 ELSE 0 END,
+             last_error = $5, error_class = $4, requests = requests + $6
+         WHERE id = $1
+         RETURNING state, source, priority, next_try_at",
+        lease.window_id,
+        setback.retry_in.map(|wait| wait.as_secs_f64()),
+        throttled,
+        setback.class.name(),
+        setback.error,
+        setback.requests
+    )
+    .fetch_one(&mut *tx)
+    .await?;
+    if row.state == "queued" {
+        let item = Item {
+            window_id: lease.window_id,
+            priority: row.priority,
+            run_at: row.next_try_at,
+        };
+        queue::enqueue(&mut tx, &row.source, &[item]).await?;
+    }
+    tx.commit().await?;
+    Ok(())
+}
+
+/// Gives a window back untouched, for anyone to take at once or after `wait`; it counts as no attempt.
+///
+/// # Errors
+/// [`FinishError::LeaseLost`] if the window is no longer ours; then nothing changes.
+pub async fn release(
+    conn: &mut PgConnection,
+    lease: Lease,
+    wait: Duration,
+    why: Option<&str>,
+    requests: i32,
+) -> Result<(), FinishError> {
+    let mut tx = conn.begin().await?;
+    fence(&mut tx, lease).await?;
+    let row = sqlx::query!(
+        "UPDATE harvest.windows SET state = 'queued', lease_holder = NULL, lease_expires_at = NULL,
+             next_try_at = clock_timestamp() + make_interval(secs => $2), last_error = coalesce($3, last_error), requests = requests + $4
+         WHERE id = $1
+         RETURNING source, priority, queue_at, next_try_at",
+        lease.window_id,
+        wait.as_secs_f64(),
+        why,
+        requests
+    )
+    .fetch_one(&mut *tx)
+    .await?;
+    let item = Item {
+        window_id: lease.window_id,
+        priority: row.priority,
+        run_at: if wait.is_zero() {
+            row.queue_at
+        } else {
+            row.next_try_at
+        },
+    };
+    queue::enqueue(&mut tx, &row.source, &[item]).await?;
+    tx.commit().await?;
+    Ok(())
+}
+
+/// Fails every open window of the run that this window belongs to: the job is wrong, or the source refuses it, and
+/// asking again would be answered the same. Returns how many.
+///
+/// # Errors
+/// If the database refuses.
+pub async fn fail_run(
+    conn: &mut PgConnection,
+    window_id: i64,
+    class: ErrorClass,
+    error: &str,
+) -> sqlx::Result<u64> {
+    Ok(sqlx::query!(
+        "UPDATE harvest.windows SET state = 'failed', lease_holder = NULL, lease_expires_at = NULL, finished_at = clock_timestamp(),
+             last_error = $3, error_class = $2
+         WHERE run_id = (SELECT run_id FROM harvest.windows WHERE id = $1) AND state IN ('queued', 'running')",
+        window_id,
+        class.name(),
+        error
+    )
+    .execute(conn)
+    .await?
+    .rows_affected())
+}
+
+/// Traces per second in the windows done nearest to this one, within `reach_s` seconds; `None` if there are none.
+///
+/// # Errors
+/// If the database refuses.
+pub async fn density_near(
+    conn: &mut PgConnection,
+    dataset: &str,
+    window: Window,
+    reach_s: i64,
+) -> sqlx::Result<Option<f64>> {
+    let around = Window::new(window.start() - reach_s, window.end() + reach_s).unwrap_or(window);
+    sqlx::query_scalar!(
+        "SELECT sum(returned)::float8 / nullif(sum(extract(epoch FROM upper(span) - lower(span)))::float8, 0)
+         FROM harvest.windows WHERE dataset = $1 AND span && $2 AND state = 'done'",
+        dataset,
+        range(around)
+    )
+    .fetch_one(conn)
+    .await
+}

@@ -1,0 +1,193 @@
+//! Submitting a job: what is left of its range is planned, recorded in the ledger and put on the queue, in one
+//! transaction. Submitting again plans what is missing then, which is nothing if nothing is.
+
+use chrono::{DateTime, Utc};
+use sqlx::{Connection, PgConnection};
+
+use crate::{
+    job::Job,
+    plan::{self, Plan},
+    store::{
+        Holder, Look,
+        datasets::{self, Fingerprint, Match},
+        runs, sources,
+        windows::{self, Origin},
+    },
+    window::{Window, WindowSet},
+};
+
+/// Why a job cannot be submitted.
+#[derive(Debug, thiserror::Error)]
+pub enum SubmitError {
+    /// The dataset's name stands for something else.
+    #[error(
+        "dataset `{dataset}` was collected with another {what} (`{was}`; this job has `{is}`): give it a new name with `dataset = \"…\"`, or \
+         forget what was collected with `tempo-harvest dataset reset {dataset} --yes`"
+    )]
+    Conflict {
+        /// The dataset.
+        dataset: String,
+        /// source, tenant, query, detail or attributes.
+        what: &'static str,
+        /// As it was collected.
+        was: String,
+        /// As the job has it.
+        is: String,
+    },
+    /// The database refuses.
+    #[error(transparent)]
+    Database(#[from] sqlx::Error),
+}
+
+/// Who submits what.
+#[derive(Debug, Clone, Copy)]
+pub struct Submission<'a> {
+    /// The job.
+    pub job: &'a Job,
+    /// The range to collect.
+    pub requested: Window,
+    /// Length of the windows it is cut into, seconds.
+    pub window_s: i64,
+    /// How far behind the present it stays, seconds.
+    pub settle_s: i64,
+    /// The present.
+    pub now: DateTime<Utc>,
+    /// `run`, `submit`, `work` or `demo`.
+    pub command: &'a str,
+    /// Priority on the queue.
+    pub priority: i32,
+    /// This process.
+    pub holder: &'a Holder,
+}
+
+/// A job's fingerprint: what its dataset is a collection of.
+pub fn fingerprint(job: &Job) -> Fingerprint {
+    Fingerprint {
+        source: job.source.name.clone(),
+        tenant: job.source.tenant.clone(),
+        query: job.select.query.clone(),
+        detail: job.select.detail.name().to_owned(),
+        attributes: Vec::new(),
+    }
+}
+
+/// What submitting would do, without doing it.
+///
+/// # Errors
+/// If the dataset was collected with something else, or the database refuses.
+pub async fn preview(
+    conn: &mut PgConnection,
+    submission: &Submission<'_>,
+) -> Result<Plan, SubmitError> {
+    let restart = compare(conn, submission.job).await? != Match::Same;
+    let (covered, in_flight) = if restart {
+        Default::default()
+    } else {
+        ledger(conn, &submission.job.dataset).await?
+    };
+    Ok(planned(submission, &covered, &in_flight))
+}
+
+/// Plans what is left, records it and puts it on the queue. Returns the plan and, if it has windows, the run's number.
+///
+/// # Errors
+/// If the dataset was collected with something else, or the database refuses; then nothing was changed.
+pub async fn submit(
+    conn: &mut PgConnection,
+    submission: &Submission<'_>,
+) -> Result<(Plan, Option<i64>), SubmitError> {
+    let job = submission.job;
+    let dataset = job.dataset.as_str();
+    let mut tx = conn.begin().await?;
+    datasets::lock_for_planning(&mut tx, dataset).await?;
+    let matched = compare(&mut tx, job).await?;
+    sources::record(&mut tx, &job.source.name, &storable_source(job)?).await?;
+    if matched != Match::Same {
+        datasets::record(&mut tx, dataset, &fingerprint(job)).await?;
+        datasets::restart_coverage(&mut tx, dataset).await?;
+    }
+    datasets::record_job(
+        &mut tx,
+        &job.name,
+        dataset,
+        job.storable_text(),
+        &job.file.display().to_string(),
+    )
+    .await?;
+    let (covered, in_flight) = ledger(&mut tx, dataset).await?;
+    let plan = planned(submission, &covered, &in_flight);
+    let mut run_id = None;
+    if !plan.windows.is_empty() {
+        let id = runs::insert(
+            &mut tx,
+            &job.name,
+            dataset,
+            submission.requested,
+            submission.command,
+            submission.holder,
+        )
+        .await?;
+        let origin = Origin {
+            run_id: id,
+            dataset,
+            source: &job.source.name,
+            look: Look::Sealed,
+            priority: submission.priority,
+            settle_s: submission.settle_s,
+        };
+        windows::insert_planned(&mut tx, &origin, &plan.windows).await?;
+        run_id = Some(id);
+    }
+    tx.commit().await?;
+    Ok((plan, run_id))
+}
+
+async fn compare(conn: &mut PgConnection, job: &Job) -> Result<Match, SubmitError> {
+    let Some((collected, used)) = datasets::find(conn, &job.dataset).await? else {
+        return Ok(Match::New);
+    };
+    let matched = fingerprint(job).compare(&collected);
+    match matched {
+        Match::Conflict { what, was, is } if used => Err(SubmitError::Conflict {
+            dataset: job.dataset.clone(),
+            what,
+            was,
+            is,
+        }),
+        Match::Conflict { .. } => Ok(Match::New),
+        other => Ok(other),
+    }
+}
+
+/// What is covered and what is in flight. In flight first: a window that is finished between the two reads then shows
+/// as covered, and is not planned again.
+async fn ledger(conn: &mut PgConnection, dataset: &str) -> sqlx::Result<(WindowSet, WindowSet)> {
+    let in_flight = windows::in_flight(&mut *conn, dataset, Look::Sealed).await?;
+    let covered = datasets::covered(&mut *conn, dataset, Look::Sealed).await?;
+    Ok((covered, in_flight))
+}
+
+/// The job's source as the database may keep it: unexpanded, without secrets.
+fn storable_source(job: &Job) -> Result<serde_json::Value, SubmitError> {
+    serde_json::to_value(job.source_spec.storable())
+        .map_err(|error| SubmitError::Database(sqlx::Error::Encode(error.into())))
+}
+
+/// The plan, given what is covered and what is in flight.
+pub fn planned(submission: &Submission<'_>, covered: &WindowSet, in_flight: &WindowSet) -> Plan {
+    let now_s = submission.now.timestamp();
+    let kept = submission.job.source.retention;
+    plan::plan(&plan::Request {
+        requested: submission.requested,
+        covered,
+        in_flight,
+        kept_from: kept.map(|kept| now_s - i64::try_from(kept.as_secs()).unwrap_or(i64::MAX / 4)),
+        settled_until: now_s - submission.settle_s,
+        window_s: submission.window_s,
+        order: submission
+            .job
+            .backfill
+            .as_ref()
+            .map_or(crate::job::Order::NewestFirst, |backfill| backfill.order),
+    })
+}

@@ -1,0 +1,668 @@
+//! HTTP to one Tempo: requests in, typed answers or classified failures out.
+//!
+//! Redirects are never followed (they would carry credentials to another host, and lead to login pages). Bodies are read
+//! into a bounded buffer. Nothing here retries; [`crate::harvest`] decides that.
+
+use std::{
+    net::IpAddr,
+    sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use base64::{Engine, prelude::BASE64_STANDARD};
+use chrono::{DateTime, Utc};
+use reqwest::{
+    Certificate, Identity, Response,
+    header::{
+        ACCEPT, AUTHORIZATION, CONTENT_TYPE, DATE, HeaderMap, HeaderName, HeaderValue, LOCATION,
+        RETRY_AFTER,
+    },
+};
+use secrecy::ExposeSecret;
+use url::{Host, Url};
+
+use super::{
+    error::{Class, Failure, Refusal},
+    gate::Gate,
+    limits::{Learned, Limits},
+    wire::{self, Format, SearchBody},
+};
+use crate::{
+    job::{Auth, Source},
+    retry,
+    split::Histogram,
+    window::Window,
+};
+
+/// The largest body that is read, bytes: several times what Tempo can send (16 MiB between its parts, more as JSON).
+const LARGEST_BODY: usize = 192 << 20;
+/// How much of a refusal's text is kept, characters.
+const LONGEST_TEXT: usize = 400;
+/// Most intervals asked for in one count.
+const MOST_STEPS: i64 = 3_600;
+/// How long a server that would not count is not asked to.
+const COUNT_AGAIN_AFTER: Duration = Duration::from_secs(600);
+/// How long a connection may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A search to send.
+#[derive(Debug, Clone)]
+pub struct Search {
+    /// The window; Tempo takes both its edges as inclusive, so a little more than the window comes.
+    pub window: Window,
+    /// TraceQL, or `None` for a search without a query (cheaper; no `serviceStats`).
+    pub query: Option<String>,
+    /// Most traces to answer.
+    pub limit: u32,
+}
+
+/// An answer to a search.
+#[derive(Debug)]
+pub struct Answer {
+    /// What came.
+    pub body: SearchBody,
+    /// HTTP status.
+    pub status: u16,
+    /// Size of the body, bytes, decompressed.
+    pub bytes: u64,
+    /// The server's clock when it answered; `None` if it did not say.
+    pub server_time: Option<DateTime<Utc>>,
+    /// From sending to the end of the body.
+    pub elapsed: Duration,
+    /// The format the server chose.
+    pub format: Format,
+}
+
+/// An answer to a count.
+#[derive(Debug)]
+pub struct CountAnswer {
+    /// Root spans by their start; `None` if the server returned no series at all, which says nothing (it may not count).
+    pub histogram: Option<Histogram>,
+    /// HTTP status.
+    pub status: u16,
+    /// Size of the body, bytes.
+    pub bytes: u64,
+    /// From sending to the end of the body.
+    pub elapsed: Duration,
+}
+
+/// What could go wrong while a client is made from a source.
+#[derive(Debug, thiserror::Error)]
+pub enum SetupError {
+    /// A certificate or key file cannot be used.
+    #[error("source `{source_name}`: cannot use `{path}` ({key}): {reason}")]
+    Tls {
+        /// The source's name.
+        source_name: String,
+        /// The key in the source.
+        key: &'static str,
+        /// The file.
+        path: String,
+        /// Why not.
+        reason: String,
+    },
+    /// The HTTP client could not be made.
+    #[error("source `{source_name}`: cannot set up an HTTP client: {reason}")]
+    Http {
+        /// The source's name.
+        source_name: String,
+        /// Why not.
+        reason: String,
+    },
+}
+
+/// A client of one source.
+#[derive(Debug)]
+pub struct Client {
+    http: reqwest::Client,
+    source: Source,
+    gate: Gate,
+    limits: Mutex<Limits>,
+    /// When a count was last not to be had.
+    uncounted: Mutex<Option<Instant>>,
+    secrets: Vec<String>,
+}
+
+/// A whole answer in memory.
+struct Body {
+    status: u16,
+    content_type: String,
+    server_time: Option<DateTime<Utc>>,
+    bytes: Vec<u8>,
+    elapsed: Duration,
+}
+
+impl Client {
+    /// A client for the source, with the limits that were learned before.
+    ///
+    /// # Errors
+    /// If a certificate or key file cannot be read or used.
+    pub fn new(source: Source, limits: Limits) -> Result<Self, SetupError> {
+        // A second installation is an error that changes nothing: there is one provider.
+        let _already_installed = rustls::crypto::ring::default_provider().install_default();
+        let loopback = is_loopback(&source.url);
+        let mut builder = reqwest::Client::builder()
+            .redirect(reqwest::redirect::Policy::none())
+            .user_agent(concat!("tempo-harvest/", env!("CARGO_PKG_VERSION")))
+            .connect_timeout(CONNECT_TIMEOUT)
+            .timeout(source.limits.timeout)
+            .pool_idle_timeout(Duration::from_secs(30))
+            .gzip(!loopback)
+            .default_headers(default_headers(&source).map_err(|reason| SetupError::Http {
+                source_name: source.name.clone(),
+                reason,
+            })?);
+        if loopback {
+            builder = builder.no_proxy();
+        }
+        builder = with_tls(builder, &source)?;
+        let http = builder.build().map_err(|error| SetupError::Http {
+            source_name: source.name.clone(),
+            reason: chain(&error),
+        })?;
+        Ok(Self {
+            http,
+            gate: Gate::new(source.limits.concurrency, source.limits.requests_per_second),
+            limits: Mutex::new(limits),
+            uncounted: Mutex::new(None),
+            secrets: secrets_of(&source),
+            source,
+        })
+    }
+
+    /// The source it talks to.
+    pub fn source(&self) -> &Source {
+        &self.source
+    }
+
+    /// What the server is known to allow.
+    pub fn limits(&self) -> Limits {
+        *self.limits.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Remembers a limit that a refusal named.
+    pub fn learn(&self, learned: Learned) {
+        self.limits
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .learn(learned);
+    }
+
+    /// Whether counting is worth a try: not for a while after the server would not count what is there.
+    pub fn may_count(&self) -> bool {
+        let uncounted = *self
+            .uncounted
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        uncounted.is_none_or(|at| at.elapsed() > COUNT_AGAIN_AFTER)
+    }
+
+    /// Notes that the server would not count traces that are there.
+    pub fn cannot_count(&self) {
+        *self
+            .uncounted
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+
+    /// Sends a search.
+    ///
+    /// # Errors
+    /// A [`Failure`] with its class. An answer that is not provably a whole search answer is a failure.
+    pub async fn search(&self, search: &Search) -> Result<Answer, Failure> {
+        let mut url = self.url("api/search");
+        {
+            let mut pairs = url.query_pairs_mut();
+            pairs
+                .append_pair("start", &search.window.start().to_string())
+                .append_pair("end", &search.window.end().to_string())
+                .append_pair("limit", &search.limit.to_string());
+            if let Some(query) = &search.query {
+                pairs.append_pair("q", query).append_pair("spss", "1");
+            }
+        }
+        let body = self.get(url, "application/protobuf").await?;
+        let format = Format::of(&body.content_type).ok_or_else(|| self.strange(&body))?;
+        let decoded = wire::decode_search(format, &body.bytes).map_err(|error| Failure {
+            class: Class::Passing,
+            status: Some(body.status),
+            message: format!("Tempo's answer cannot be read: {error}"),
+            retry_after: None,
+        })?;
+        self.gate.answered();
+        Ok(Answer {
+            body: decoded,
+            status: body.status,
+            bytes: body.bytes.len() as u64,
+            server_time: body.server_time,
+            elapsed: body.elapsed,
+            format,
+        })
+    }
+
+    /// Counts root spans in the window by their start, in steps of a second or, for long windows, more.
+    ///
+    /// # Errors
+    /// A [`Failure`] with its class.
+    pub async fn count(&self, window: Window) -> Result<CountAnswer, Failure> {
+        let step_s = (window.seconds() + MOST_STEPS - 1) / MOST_STEPS;
+        let mut url = self.url("api/metrics/query_range");
+        url.query_pairs_mut()
+            .append_pair(
+                "q",
+                "{nestedSetParent<0} | count_over_time() with(exemplars=false)",
+            )
+            .append_pair("start", &window.start().to_string())
+            .append_pair("end", &window.end().to_string())
+            .append_pair("step", &format!("{step_s}s"));
+        let body = self.get(url, "application/json").await?;
+        let histogram = wire::decode_count(&body.bytes, step_s).map_err(|error| Failure {
+            class: Class::Passing,
+            status: Some(body.status),
+            message: format!("Tempo's count cannot be read: {error}"),
+            retry_after: None,
+        })?;
+        self.gate.answered();
+        Ok(CountAnswer {
+            histogram,
+            status: body.status,
+            bytes: body.bytes.len() as u64,
+            elapsed: body.elapsed,
+        })
+    }
+
+    /// The server's version, if it tells one (`/api/status/buildinfo`).
+    ///
+    /// # Errors
+    /// A [`Failure`] with its class.
+    pub async fn version(&self) -> Result<Option<String>, Failure> {
+        let body = self
+            .get(self.url("api/status/buildinfo"), "application/json")
+            .await?;
+        Ok(serde_json::from_slice::<serde_json::Value>(&body.bytes)
+            .ok()
+            .and_then(|info| info["version"].as_str().map(str::to_owned))
+            .filter(|version| !version.is_empty()))
+    }
+
+    fn url(&self, path: &str) -> Url {
+        let mut url = self.source.url.clone();
+        let base = url.path().trim_end_matches('/').to_owned();
+        url.set_path(&format!("{base}/{path}"));
+        url
+    }
+
+    async fn get(&self, url: Url, accept: &'static str) -> Result<Body, Failure> {
+        let _place = self.gate.enter().await;
+        let sent = Instant::now();
+        tracing::trace!(source = self.source.name, %url, "request");
+        let response = self
+            .http
+            .get(url)
+            .header(ACCEPT, accept)
+            .send()
+            .await
+            .map_err(|error| self.transport(&error))?;
+        let status = response.status().as_u16();
+        let headers = response.headers().clone();
+        let text_of = |name| {
+            headers
+                .get(name)
+                .and_then(|value: &HeaderValue| value.to_str().ok())
+                .unwrap_or("")
+        };
+        let content_type = text_of(CONTENT_TYPE).to_ascii_lowercase();
+        let server_time = DateTime::parse_from_rfc2822(text_of(DATE))
+            .ok()
+            .map(|at| at.with_timezone(&Utc));
+        let bytes = match self.read(response).await {
+            Ok(bytes) => bytes,
+            // The status of a refusal says more than its body, whole or not.
+            Err(_) if status >= 400 => Vec::new(),
+            Err(failure) => return Err(failure),
+        };
+        let body = Body {
+            status,
+            content_type,
+            server_time,
+            bytes,
+            elapsed: sent.elapsed(),
+        };
+        if body.status != 200 {
+            let retry_after = retry_after(text_of(RETRY_AFTER), body.server_time);
+            return Err(self.refused(&body, text_of(LOCATION), retry_after));
+        }
+        if is_html(&body) {
+            return Err(self.refused(&body, "", None));
+        }
+        Ok(body)
+    }
+
+    async fn read(&self, mut response: Response) -> Result<Vec<u8>, Failure> {
+        let announced = response.content_length().unwrap_or(0);
+        let too_large = || {
+            Failure::new(
+                Class::TooLarge,
+                format!(
+                    "Tempo's answer is larger than {} MiB, the most that is read",
+                    LARGEST_BODY >> 20
+                ),
+            )
+        };
+        if announced > LARGEST_BODY as u64 {
+            return Err(too_large());
+        }
+        let mut bytes = Vec::with_capacity(usize::try_from(announced).unwrap_or(0).min(32 << 20));
+        while let Some(chunk) = response
+            .chunk()
+            .await
+            .map_err(|error| self.transport(&error))?
+        {
+            if bytes.len() + chunk.len() > LARGEST_BODY {
+                return Err(too_large());
+            }
+            bytes.extend_from_slice(&chunk);
+        }
+        Ok(bytes)
+    }
+
+    fn refused(&self, body: &Body, location: &str, retry_after: Option<Duration>) -> Failure {
+        let html = is_html(body);
+        let text = self.scrub(&shorten(&String::from_utf8_lossy(&body.bytes), html));
+        let location = (300..400)
+            .contains(&body.status)
+            .then(|| without_query(location));
+        let refusal = Refusal {
+            status: body.status,
+            html,
+            text: &text,
+            location: location.as_deref(),
+            tenant_sent: self.source.tenant.is_some(),
+            credentials_sent: !matches!(self.source.auth, Auth::None),
+        };
+        let class = if body.status == 200 {
+            Class::Access
+        } else {
+            refusal.class()
+        };
+        if class == Class::Throttled {
+            let row = self.gate.refused();
+            self.gate
+                .pause(retry_after.unwrap_or_else(|| retry::wait(row.min(6), None) / 2));
+        }
+        Failure {
+            class,
+            status: Some(body.status),
+            message: self.scrub(&refusal.message()),
+            retry_after,
+        }
+    }
+
+    fn strange(&self, body: &Body) -> Failure {
+        let said = self.scrub(&shorten(&String::from_utf8_lossy(&body.bytes), false));
+        Failure {
+            class: Class::Passing,
+            status: Some(body.status),
+            message: format!(
+                "Tempo's answer is neither protobuf nor JSON but `{}`: `{said}`",
+                self.scrub(&body.content_type)
+            ),
+            retry_after: None,
+        }
+    }
+
+    fn transport(&self, error: &reqwest::Error) -> Failure {
+        let address = host_and_port(&self.source.url);
+        let (class, what) = if error.is_timeout() && !error.is_connect() {
+            let seconds = self.source.limits.timeout.as_secs_f64();
+            (
+                Class::Timeout,
+                format!(
+                    "no whole answer from Tempo at {address} within {seconds} s (`limits.timeout`)"
+                ),
+            )
+        } else if error.is_connect() {
+            (
+                Class::Passing,
+                format!("cannot connect to Tempo at {address}"),
+            )
+        } else {
+            (
+                Class::Passing,
+                format!("the connection to Tempo at {address} broke off"),
+            )
+        };
+        Failure::new(class, self.scrub(&format!("{what}: {}", chain(error))))
+    }
+
+    /// A server may say back what it was sent: none of it is a secret afterwards.
+    fn scrub(&self, text: &str) -> String {
+        self.secrets.iter().fold(text.to_owned(), |text, secret| {
+            text.replace(secret.as_str(), "***")
+        })
+    }
+}
+
+fn default_headers(source: &Source) -> Result<HeaderMap, String> {
+    let mut headers = HeaderMap::new();
+    let secret_value = |text: &str, of: &str| {
+        let mut value = HeaderValue::from_str(text)
+            .map_err(|_| format!("{of} has characters that no HTTP header can carry"))?;
+        value.set_sensitive(true);
+        Ok::<_, String>(value)
+    };
+    if let Some(tenant) = &source.tenant {
+        headers.insert(
+            HeaderName::from_static("x-scope-orgid"),
+            HeaderValue::from_str(tenant)
+                .map_err(|_| "`tenant` has characters that no HTTP header can carry".to_owned())?,
+        );
+    }
+    match &source.auth {
+        Auth::None => {}
+        Auth::Basic { username, password } => {
+            let pair = BASE64_STANDARD.encode(format!("{username}:{}", password.expose_secret()));
+            headers.insert(
+                AUTHORIZATION,
+                secret_value(&format!("Basic {pair}"), "`basic_auth`")?,
+            );
+        }
+        Auth::Bearer(token) => {
+            headers.insert(
+                AUTHORIZATION,
+                secret_value(
+                    &format!("Bearer {}", token.expose_secret()),
+                    "`bearer_token`",
+                )?,
+            );
+        }
+    }
+    for (name, value) in &source.headers {
+        let name = HeaderName::from_bytes(name.as_bytes())
+            .map_err(|_| format!("`{name}` is no HTTP header name"))?;
+        let value = secret_value(value.expose_secret(), name.as_str())?;
+        headers.insert(name, value);
+    }
+    Ok(headers)
+}
+
+/// Everything that must never be repeated, longest first.
+fn secrets_of(source: &Source) -> Vec<String> {
+    let mut secrets: Vec<String> = match &source.auth {
+        Auth::None => Vec::new(),
+        Auth::Basic { username, password } => vec![
+            BASE64_STANDARD.encode(format!("{username}:{}", password.expose_secret())),
+            password.expose_secret().to_owned(),
+        ],
+        Auth::Bearer(token) => vec![token.expose_secret().to_owned()],
+    };
+    secrets.extend(
+        source
+            .headers
+            .iter()
+            .map(|(_, value)| value.expose_secret().to_owned()),
+    );
+    secrets.retain(|secret| secret.len() >= 4);
+    secrets.sort_by_key(|secret| std::cmp::Reverse(secret.len()));
+    secrets
+}
+
+fn with_tls(
+    mut builder: reqwest::ClientBuilder,
+    source: &Source,
+) -> Result<reqwest::ClientBuilder, SetupError> {
+    let fail = |key, path: &std::path::Path, reason: String| SetupError::Tls {
+        source_name: source.name.clone(),
+        key,
+        path: path.display().to_string(),
+        reason,
+    };
+    let read = |key, path: &std::path::Path| {
+        std::fs::read(path).map_err(|error| fail(key, path, error.to_string()))
+    };
+    if let Some(path) = &source.tls.ca_file {
+        let certificates = Certificate::from_pem_bundle(&read("tls.ca_file", path)?)
+            .map_err(|error| fail("tls.ca_file", path, chain(&error)))?;
+        if certificates.is_empty() {
+            return Err(fail(
+                "tls.ca_file",
+                path,
+                "no PEM certificate in it".to_owned(),
+            ));
+        }
+        builder = builder.tls_certs_merge(certificates);
+    }
+    if let (Some(cert), Some(key)) = (&source.tls.cert_file, &source.tls.key_file) {
+        let mut pem = read("tls.cert_file", cert)?;
+        pem.push(b'\n');
+        pem.extend(read("tls.key_file", key)?);
+        builder = builder.identity(
+            Identity::from_pem(&pem).map_err(|error| fail("tls.cert_file", cert, chain(&error)))?,
+        );
+    }
+    Ok(builder)
+}
+
+fn is_html(body: &Body) -> bool {
+    let start = body.bytes[..body.bytes.len().min(256)]
+        .trim_ascii_start()
+        .to_ascii_lowercase();
+    body.content_type.starts_with("text/html")
+        || start.starts_with(b"<!doctype html")
+        || start.starts_with(b"<html")
+}
+
+/// Whether the URL names this very machine, where compression costs more than it saves and no proxy helps.
+pub(crate) fn is_loopback(url: &Url) -> bool {
+    match url.host() {
+        Some(Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
+        Some(Host::Ipv4(ip)) => IpAddr::V4(ip).is_loopback(),
+        Some(Host::Ipv6(ip)) => IpAddr::V6(ip).is_loopback(),
+        None => false,
+    }
+}
+
+fn host_and_port(url: &Url) -> String {
+    format!(
+        "{}:{}",
+        url.host_str().unwrap_or("?"),
+        url.port_or_known_default().unwrap_or_default()
+    )
+}
+
+/// A redirect's target without what may carry state or tokens.
+fn without_query(location: &str) -> String {
+    location
+        .split(['?', '#'])
+        .next()
+        .unwrap_or("")
+        .chars()
+        .take(200)
+        .collect()
+}
+
+/// One line, at most [`LONGEST_TEXT`] characters; of an HTML page only its title.
+fn shorten(text: &str, html: bool) -> String {
+    let lower = text.to_ascii_lowercase();
+    let title = lower
+        .find("<title>")
+        .zip(lower.find("</title>"))
+        .and_then(|(from, to)| text.get(from + 7..to));
+    let text = if html { title.unwrap_or("") } else { text };
+    let one_line: Vec<&str> = text.split_whitespace().collect();
+    one_line
+        .join(" ")
+        .chars()
+        .filter(|c| !c.is_control())
+        .take(LONGEST_TEXT)
+        .collect()
+}
+
+/// An error with its causes, without the URL (the caller names the host).
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut parts = vec![error.to_string()];
+    let mut source = error.source();
+    while let Some(inner) = source {
+        let text = inner.to_string();
+        if parts.last().is_none_or(|last| !last.contains(&text)) {
+            parts.push(text);
+        }
+        source = inner.source();
+    }
+    parts.join(": ")
+}
+
+/// `Retry-After` in seconds or as an HTTP date, which is measured by the server's own clock.
+fn retry_after(value: &str, server_time: Option<DateTime<Utc>>) -> Option<Duration> {
+    let value = value.trim();
+    if let Ok(seconds) = value.parse::<u64>() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let until = DateTime::parse_from_rfc2822(value)
+        .ok()?
+        .with_timezone(&Utc);
+    (until - server_time?).to_std().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn retry_after_is_seconds_or_a_date() {
+        let now = DateTime::parse_from_rfc2822("Sun, 22 Nov 2026 10:00:00 GMT")
+            .unwrap()
+            .with_timezone(&Utc);
+        assert_eq!(retry_after("7", None), Some(Duration::from_secs(7)));
+        assert_eq!(
+            retry_after("Sun, 22 Nov 2026 10:00:09 GMT", Some(now)),
+            Some(Duration::from_secs(9))
+        );
+        assert_eq!(
+            retry_after("Sun, 22 Nov 2026 09:00:00 GMT", Some(now)),
+            None
+        );
+        assert_eq!(retry_after("soon", Some(now)), None);
+    }
+
+    #[test]
+    fn a_page_is_shortened_to_its_title() {
+        assert_eq!(
+            shorten("<html><head><TITLE>Sign in</TITLE></head>…", true),
+            "Sign in"
+        );
+        assert_eq!(shorten("a\n  b\tc", false), "a b c");
+    }
+
+    #[test]
+    fn loopback_is_known_by_name_and_address() {
+        for (url, loopback) in [
+            ("http://localhost:3200", true),
+            ("http://127.8.8.8", true),
+            ("http://[::1]:80/x", true),
+            ("http://tempo:3200", false),
+        ] {
+            assert_eq!(is_loopback(&Url::parse(url).unwrap()), loopback, "{url}");
+        }
+    }
+}

@@ -1,0 +1,175 @@
+//! What each failure of a request means, decided in one place.
+
+use std::time::Duration;
+
+use super::limits::Learned;
+
+/// What to do about a failure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Class {
+    /// The server named a limit: remember it, ask accordingly. No backoff.
+    Limit(Learned),
+    /// The answer is larger than the server can send, or than we accept: split the window.
+    TooLarge,
+    /// The server, a gateway or we ourselves gave up waiting: retry, and the second time in a row split the window.
+    Timeout,
+    /// Too many requests (429): wait, then retry.
+    Throttled,
+    /// An outage or a broken answer: back off and retry.
+    Passing,
+    /// Credentials, tenant, base path, or a login page in between: retrying will hardly help.
+    Access,
+    /// The server refuses the request itself, with its reason: the job is wrong.
+    Query,
+}
+
+/// A request that brought no usable answer.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{message}")]
+pub struct Failure {
+    /// What to do about it.
+    pub class: Class,
+    /// HTTP status, if there was an answer.
+    pub status: Option<u16>,
+    /// What went wrong and what to do, the server's own words included; never a secret.
+    pub message: String,
+    /// How long the server asked us to wait.
+    pub retry_after: Option<Duration>,
+}
+
+impl Failure {
+    /// A failure without an HTTP answer.
+    pub fn new(class: Class, message: impl Into<String>) -> Self {
+        Self {
+            class,
+            status: None,
+            message: message.into(),
+            retry_after: None,
+        }
+    }
+}
+
+/// The parts of a refused answer that its meaning is read from.
+#[derive(Debug)]
+pub struct Refusal<'a> {
+    /// HTTP status.
+    pub status: u16,
+    /// Whether the body is an HTML page.
+    pub html: bool,
+    /// The body as text, shortened.
+    pub text: &'a str,
+    /// `Location` of a redirect, without its query.
+    pub location: Option<&'a str>,
+    /// Whether a tenant was sent.
+    pub tenant_sent: bool,
+    /// Whether credentials were sent.
+    pub credentials_sent: bool,
+}
+
+impl Refusal<'_> {
+    /// What the refusal means.
+    pub fn class(&self) -> Class {
+        let says = |words: &str| self.text.contains(words);
+        if self.status >= 400 && (says("larger than the max") || says("message larger than max")) {
+            return Class::TooLarge;
+        }
+        match self.status {
+            300..400 | 401 | 403 | 404 | 405 | 407 => Class::Access,
+            408 | 504 => Class::Timeout,
+            429 => Class::Throttled,
+            400..500 if self.html => Class::Access,
+            400..500 => Learned::from_refusal(self.text).map_or(Class::Query, Class::Limit),
+            _ if says("deadline exceeded") => Class::Timeout,
+            _ => Class::Passing,
+        }
+    }
+
+    /// What went wrong, and what to do about it.
+    pub fn message(&self) -> String {
+        let status = self.status;
+        if let Some(location) = self.location {
+            return format!(
+                "Tempo's URL answered {status}, a redirect to `{location}`: a login page, or the URL has moved; redirects are \
+                 not followed because they would carry the credentials along. Set `url` to Tempo's own address"
+            );
+        }
+        let said = if self.html {
+            "an HTML page".to_owned()
+        } else if self.text.is_empty() {
+            "nothing more".to_owned()
+        } else {
+            format!("`{}`", self.text)
+        };
+        let hint = match status {
+            _ if self.html && status < 500 => {
+                ": a login or error page of something in front of Tempo; check `url` and the credentials"
+            }
+            401 if self.text.contains("no org id") && !self.tenant_sent => {
+                ": this Tempo is multi-tenant; set `tenant` in the source"
+            }
+            401 if !self.credentials_sent => {
+                ": it wants credentials; set `basic_auth` or `bearer_token` in the source"
+            }
+            401 | 403 => {
+                ": it does not accept these credentials or this tenant; check `basic_auth`, `bearer_token` and `tenant`"
+            }
+            404 | 405 => ": there is no Tempo API at this address; check the path in `url`",
+            _ => "",
+        };
+        format!("Tempo answered {status} and said {said}{hint}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn class(status: u16, text: &str, html: bool) -> Class {
+        Refusal {
+            status,
+            html,
+            text,
+            location: None,
+            tenant_sent: false,
+            credentials_sent: false,
+        }
+        .class()
+    }
+
+    #[test]
+    fn each_failure_has_its_class() {
+        assert_eq!(
+            class(400, "limit 300000 exceeds max limit 262144", false),
+            Class::Limit(Learned::MaxResultLimit(262_144))
+        );
+        assert_eq!(
+            class(400, "invalid TraceQL query: parse error", false),
+            Class::Query
+        );
+        assert_eq!(class(400, "<html>", true), Class::Access);
+        for status in [302, 401, 403, 404] {
+            assert_eq!(class(status, "", false), Class::Access);
+        }
+        assert_eq!(class(429, "job queue full", false), Class::Throttled);
+        assert_eq!(
+            class(
+                500,
+                "response larger than the max (20915345 vs 16777216)",
+                false
+            ),
+            Class::TooLarge
+        );
+        assert_eq!(
+            class(500, "received message larger than max (5 vs 4)", false),
+            Class::TooLarge
+        );
+        assert_eq!(
+            class(500, "context deadline exceeded", false),
+            Class::Timeout
+        );
+        assert_eq!(class(504, "<html>", true), Class::Timeout);
+        for status in [500, 502, 503] {
+            assert_eq!(class(status, "<html>Bad gateway", true), Class::Passing);
+        }
+    }
+}

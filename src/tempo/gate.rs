@@ -1,0 +1,114 @@
+//! How often one source may be asked by this process: so many requests at once, so many a second, none while it has
+//! asked us to wait.
+
+use std::{
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use tokio::{
+    sync::{Semaphore, SemaphorePermit},
+    time::{Instant, sleep_until},
+};
+
+/// The gate every request to one source passes.
+#[derive(Debug)]
+pub struct Gate {
+    places: Semaphore,
+    interval: Duration,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    /// When the next request may start.
+    next: Instant,
+    /// Refusals as "too many requests" since the last answer.
+    refusals: u32,
+}
+
+impl Gate {
+    /// At most `concurrency` requests under way, and at most `per_second` begun in a second, evenly spaced.
+    pub fn new(concurrency: usize, per_second: f64) -> Self {
+        Self {
+            places: Semaphore::new(concurrency.max(1)),
+            interval: Duration::try_from_secs_f64(1.0 / per_second).unwrap_or(Duration::ZERO),
+            state: Mutex::new(State {
+                next: Instant::now(),
+                refusals: 0,
+            }),
+        }
+    }
+
+    /// Waits for a place and for the next moment a request may begin. The place is held until the permit is dropped.
+    pub async fn enter(&self) -> Option<SemaphorePermit<'_>> {
+        // Never closed, so this is always a permit.
+        let permit = self.places.acquire().await.ok();
+        loop {
+            let now = Instant::now();
+            let start = {
+                let mut state = self.lock();
+                if state.next <= now {
+                    state.next = now + self.interval;
+                    return permit;
+                }
+                state.next
+            };
+            sleep_until(start).await;
+        }
+    }
+
+    /// Holds back every request to this source until `wait` has passed.
+    pub fn pause(&self, wait: Duration) {
+        let mut state = self.lock();
+        state.next = state.next.max(Instant::now() + wait);
+    }
+
+    /// Counts a refusal as too many requests; returns how many there were in a row.
+    pub fn refused(&self) -> u32 {
+        let mut state = self.lock();
+        state.refusals = state.refusals.saturating_add(1);
+        state.refusals
+    }
+
+    /// An answer came: the server bears what it is given.
+    pub fn answered(&self) {
+        self.lock().refusals = 0;
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn requests_are_spaced_and_paused() {
+        let gate = Gate::new(8, 5.0);
+        let begin = Instant::now();
+        for _ in 0..6 {
+            gate.enter().await;
+        }
+        assert_eq!(
+            begin.elapsed().as_millis() / 10,
+            100,
+            "six at five a second begin within a second"
+        );
+        gate.pause(Duration::from_secs(3));
+        gate.enter().await;
+        assert!(begin.elapsed() >= Duration::from_secs(4));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_more_are_under_way_than_allowed() {
+        let gate = Gate::new(1, 1_000.0);
+        let held = gate.enter().await;
+        let second = tokio::time::timeout(Duration::from_secs(1), gate.enter()).await;
+        assert!(second.is_err());
+        drop(held);
+        assert!(gate.enter().await.is_some());
+    }
+}

@@ -1,0 +1,14 @@
+//! Talking to Grafana Tempo: one request in, one typed answer or one classified failure out.
+//!
+//! [`client`] speaks HTTP, [`wire`] knows the formats, [`limits`] what a server allows, [`gate`] how often it may be
+//! asked, [`error`] what each failure means. What to do about an answer is decided in [`crate::harvest`].
+
+pub mod client;
+pub mod error;
+pub mod gate;
+pub mod limits;
+pub mod wire;
+
+pub use client::{Answer, Client, CountAnswer, Search};
+pub use error::{Class, Failure};
+pub use limits::{Learned, Limits};

@@ -1,0 +1,368 @@
+//! Tempo's wire formats: protobuf and JSON in, the same typed answer out.
+//!
+//! [`messages`] are the protobuf messages, shared with the simulator. An answer that ends before its `metrics` is refused:
+//! Tempo sends them last, so a body cut at a message's border would otherwise pass for a smaller answer.
+
+use std::{borrow::Cow, collections::BTreeMap};
+
+use prost::Message;
+use serde::{Deserialize, Deserializer, de};
+
+use crate::split::Histogram;
+
+pub mod messages;
+
+/// What Tempo says instead of a root's service while the root span has not arrived.
+const ROOT_NOT_RECEIVED: &str = "<root span not yet received>";
+
+/// The format of an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// `application/protobuf`
+    Protobuf,
+    /// `application/json`
+    Json,
+}
+
+impl Format {
+    /// The format a `Content-Type` names; what was asked for does not matter, a proxy may not have passed it on.
+    pub fn of(content_type: &str) -> Option<Self> {
+        match content_type.split(';').next()?.trim() {
+            "application/protobuf" | "application/x-protobuf" => Some(Self::Protobuf),
+            "application/json" => Some(Self::Json),
+            _ => None,
+        }
+    }
+
+    /// Its name in reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Protobuf => "protobuf",
+            Self::Json => "JSON",
+        }
+    }
+}
+
+/// A trace as a search tells it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TraceSummary {
+    /// All 16 bytes; Tempo leaves out leading zeros.
+    pub trace_id: [u8; 16],
+    /// Earliest start, Unix nanoseconds.
+    pub start_ns: i64,
+    /// Whole milliseconds, rounded down; of the longest fragment.
+    pub duration_ms: u32,
+    /// `service.name` of the root; `None` if the root has not been received.
+    pub root_service: Option<String>,
+    /// Name of the root span; `None` if the root has not been received or has none.
+    pub root_name: Option<String>,
+    /// Per service spans and errors; `None` if the answer brings none (a search without a query).
+    pub services: Option<BTreeMap<String, ServiceCounts>>,
+}
+
+/// Spans of one service in one trace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+pub struct ServiceCounts {
+    /// Spans.
+    pub spans: u32,
+    /// Spans with status error.
+    pub errors: u32,
+}
+
+impl TraceSummary {
+    /// Latest end that is known, Unix nanoseconds: the start plus whole milliseconds.
+    pub fn end_ns(&self) -> i64 {
+        self.start_ns
+            .saturating_add(i64::from(self.duration_ms) * 1_000_000)
+    }
+}
+
+/// A decoded search answer.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct SearchBody {
+    /// The traces, in Tempo's order.
+    pub traces: Vec<TraceSummary>,
+    /// Bytes Tempo read.
+    pub inspected_bytes: u64,
+    /// Parts of the search that were done; fewer than `total_jobs` shows an early stop.
+    pub completed_jobs: u32,
+    /// Parts the search was cut into.
+    pub total_jobs: u32,
+}
+
+impl SearchBody {
+    /// Whether Tempo stopped before it had searched everything.
+    pub fn stopped_early(&self) -> bool {
+        self.completed_jobs < self.total_jobs
+    }
+}
+
+/// An answer that is not what it should be.
+#[derive(Debug, thiserror::Error)]
+pub enum DecodeError {
+    /// Not the protobuf message, or cut off.
+    #[error("not a whole protobuf search answer ({0})")]
+    Protobuf(#[from] prost::DecodeError),
+    /// Not the JSON document, or cut off.
+    #[error("not the JSON expected ({0})")]
+    Json(#[from] serde_json::Error),
+    /// The part that Tempo sends last is missing.
+    #[error("it ends before its metrics, so it is not whole")]
+    NoMetrics,
+    /// A trace ID that is none.
+    #[error("`{0}` is not a trace ID")]
+    TraceId(String),
+    /// A time that does not fit.
+    #[error("start {0} ns of trace `{1}` is out of range")]
+    Start(u64, String),
+}
+
+/// A trace ID as Tempo prints it: hex without leading zeros.
+pub fn parse_trace_id(text: &str) -> Option<[u8; 16]> {
+    if text.is_empty() || text.len() > 32 || !text.bytes().all(|b| b.is_ascii_hexdigit()) {
+        return None;
+    }
+    u128::from_str_radix(text, 16).ok().map(u128::to_be_bytes)
+}
+
+/// Reads a search answer.
+///
+/// # Errors
+/// If the body is not a whole search answer.
+pub fn decode_search(format: Format, body: &[u8]) -> Result<SearchBody, DecodeError> {
+    match format {
+        Format::Protobuf => {
+            let answer = messages::SearchResponse::decode(body)?;
+            let metrics = answer.metrics.ok_or(DecodeError::NoMetrics)?;
+            let traces = answer.traces.into_iter().map(|trace| {
+                let services = (!trace.service_stats.is_empty()).then(|| {
+                    let counts = trace.service_stats.into_iter().map(|(service, stats)| {
+                        let counts = ServiceCounts {
+                            spans: stats.span_count,
+                            errors: stats.error_count,
+                        };
+                        (service, counts)
+                    });
+                    counts.collect()
+                });
+                summary(
+                    &trace.trace_id,
+                    trace.root_service_name,
+                    trace.root_trace_name,
+                    trace.start_time_unix_nano,
+                    trace.duration_ms,
+                    services,
+                )
+            });
+            Ok(SearchBody {
+                traces: traces.collect::<Result<_, _>>()?,
+                inspected_bytes: metrics.inspected_bytes,
+                completed_jobs: metrics.completed_jobs,
+                total_jobs: metrics.total_jobs,
+            })
+        }
+        Format::Json => {
+            let answer: JsonSearch<'_> = serde_json::from_slice(body)?;
+            let metrics = answer.metrics.ok_or(DecodeError::NoMetrics)?;
+            let traces = answer.traces.unwrap_or_default().into_iter().map(|trace| {
+                let services = trace.service_stats.map(|stats| {
+                    let counts = stats.into_iter().map(|(service, stats)| {
+                        let counts = ServiceCounts {
+                            spans: stats.span_count,
+                            errors: stats.error_count,
+                        };
+                        (service, counts)
+                    });
+                    counts.collect()
+                });
+                summary(
+                    &trace.trace_id,
+                    trace.root_service_name,
+                    trace.root_trace_name,
+                    trace.start_time_unix_nano,
+                    trace.duration_ms,
+                    services,
+                )
+            });
+            Ok(SearchBody {
+                traces: traces.collect::<Result<_, _>>()?,
+                inspected_bytes: metrics.inspected_bytes,
+                completed_jobs: metrics.completed_jobs,
+                total_jobs: metrics.total_jobs,
+            })
+        }
+    }
+}
+
+fn summary(
+    trace_id: &str,
+    root_service: String,
+    root_name: String,
+    start_ns: u64,
+    duration_ms: u32,
+    services: Option<BTreeMap<String, ServiceCounts>>,
+) -> Result<TraceSummary, DecodeError> {
+    let rooted =
+        root_service != ROOT_NOT_RECEIVED && !(root_service.is_empty() && root_name.is_empty());
+    Ok(TraceSummary {
+        trace_id: parse_trace_id(trace_id)
+            .ok_or_else(|| DecodeError::TraceId(trace_id.chars().take(64).collect()))?,
+        start_ns: i64::try_from(start_ns)
+            .map_err(|_| DecodeError::Start(start_ns, trace_id.to_owned()))?,
+        duration_ms,
+        root_service: Some(root_service).filter(|_| rooted),
+        root_name: Some(root_name).filter(|name| rooted && !name.is_empty()),
+        services,
+    })
+}
+
+/// Reads the answer to a count of root spans. `None`: the server returned no series, which says nothing.
+///
+/// # Errors
+/// If the body is not the JSON document expected.
+pub fn decode_count(body: &[u8], step_s: i64) -> Result<Option<Histogram>, DecodeError> {
+    let answer: JsonCount = serde_json::from_slice(body)?;
+    let Some(series) = answer.series.unwrap_or_default().into_iter().next() else {
+        return Ok(None);
+    };
+    let steps = series.samples.into_iter().filter_map(|sample| {
+        // Samples are stamped at the end of their interval; a value of zero is left out.
+        let start = i64::try_from(sample.timestamp_ms / 1_000).ok()? - step_s;
+        (sample.value > 0.0).then(|| (start, sample.value.round() as u64))
+    });
+    Ok(Some(Histogram {
+        step_s,
+        steps: steps.collect(),
+    }))
+}
+
+#[derive(Deserialize)]
+struct JsonSearch<'a> {
+    #[serde(borrow)]
+    traces: Option<Vec<JsonTrace<'a>>>,
+    metrics: Option<JsonMetrics>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct JsonTrace<'a> {
+    #[serde(rename = "traceID", borrow)]
+    trace_id: Cow<'a, str>,
+    #[serde(default)]
+    root_service_name: String,
+    #[serde(default)]
+    root_trace_name: String,
+    #[serde(default, deserialize_with = "number")]
+    start_time_unix_nano: u64,
+    #[serde(default)]
+    duration_ms: u32,
+    service_stats: Option<BTreeMap<String, JsonStats>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct JsonStats {
+    #[serde(default)]
+    span_count: u32,
+    #[serde(default)]
+    error_count: u32,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct JsonMetrics {
+    #[serde(default, deserialize_with = "number")]
+    inspected_bytes: u64,
+    #[serde(default)]
+    completed_jobs: u32,
+    #[serde(default)]
+    total_jobs: u32,
+}
+
+#[derive(Deserialize)]
+struct JsonCount {
+    series: Option<Vec<JsonSeries>>,
+}
+
+#[derive(Deserialize)]
+struct JsonSeries {
+    #[serde(default)]
+    samples: Vec<JsonSample>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct JsonSample {
+    #[serde(deserialize_with = "number")]
+    timestamp_ms: u64,
+    #[serde(default)]
+    value: f64,
+}
+
+/// A 64-bit number, which JSON carries as a decimal string.
+fn number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Either<'a> {
+        Number(u64),
+        Text(#[serde(borrow)] Cow<'a, str>),
+    }
+    match Either::deserialize(deserializer)? {
+        Either::Number(number) => Ok(number),
+        Either::Text(text) => text.parse().map_err(de::Error::custom),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn trace_ids_get_their_leading_zeros_back() {
+        assert_eq!(parse_trace_id("1").unwrap()[15], 1);
+        assert_eq!(
+            parse_trace_id("98a33b27aedf86e293196edc754524").unwrap()[0],
+            0
+        );
+        for wrong in ["", "xyz", "+1", "123456789012345678901234567890123"] {
+            assert_eq!(parse_trace_id(wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn an_answer_without_metrics_is_not_whole() {
+        let whole = messages::SearchResponse {
+            traces: vec![messages::TraceSearchMetadata {
+                trace_id: "a".to_owned(),
+                ..Default::default()
+            }],
+            metrics: None,
+        };
+        let error = decode_search(Format::Protobuf, &whole.encode_to_vec()).unwrap_err();
+        assert!(matches!(error, DecodeError::NoMetrics));
+        assert!(matches!(
+            decode_search(Format::Json, b"{\"traces\":[]}").unwrap_err(),
+            DecodeError::NoMetrics
+        ));
+        assert!(matches!(
+            decode_search(Format::Json, b"{\"error\":1}").unwrap_err(),
+            DecodeError::NoMetrics
+        ));
+    }
+
+    #[test]
+    fn no_series_is_unknown_and_a_sample_counts_the_step_before_it() {
+        assert_eq!(
+            decode_count(br#"{"series":[],"metrics":{}}"#, 60).unwrap(),
+            None
+        );
+        let body = br#"{"series":[{"labels":[],"samples":[{"timestampMs":"120000"},{"timestampMs":"180000","value":7}]}]}"#;
+        assert_eq!(
+            decode_count(body, 60).unwrap(),
+            Some(Histogram {
+                step_s: 60,
+                steps: vec![(120, 7)]
+            })
+        );
+    }
+}

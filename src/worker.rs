@@ -1,0 +1,205 @@
+//! A process that works: a consumer for each source that has windows, the sweep that puts lost windows back on the
+//! queue, and the orderly end of both.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use sqlx::PgPool;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    harvest::Harvester,
+    job::{ProcessEnv, Source, SourceSpec},
+    queue::{self, Handler},
+    store::{Holder, runs, sources},
+    tempo::Client,
+};
+
+/// How often new sources are looked for.
+const DISCOVER_EVERY: Duration = Duration::from_secs(1);
+/// How often lost windows are looked for.
+const SWEEP_EVERY: Duration = Duration::from_secs(5);
+/// How long a source that cannot be used is left alone.
+const UNUSABLE_FOR: Duration = Duration::from_secs(30);
+
+/// What one process works on.
+#[derive(Debug)]
+pub struct Worker {
+    pool: PgPool,
+    holder: Holder,
+    /// Sources from job files at hand, which go before what the database has under their names: they may hold secrets
+    /// that the database must not.
+    at_hand: HashMap<String, Source>,
+    /// Work on these sources only; `None`: on all.
+    only: Option<HashSet<String>>,
+}
+
+/// A source that is being worked on.
+struct Consumer {
+    stop: CancellationToken,
+    spec: Option<serde_json::Value>,
+}
+
+impl Worker {
+    /// Works on every source in the ledger.
+    pub fn new(pool: PgPool, holder: Holder, at_hand: impl IntoIterator<Item = Source>) -> Self {
+        Self {
+            pool,
+            holder,
+            at_hand: at_hand
+                .into_iter()
+                .map(|source| (source.name.clone(), source))
+                .collect(),
+            only: None,
+        }
+    }
+
+    /// Works on these sources only.
+    #[must_use]
+    pub fn only(mut self, sources: impl IntoIterator<Item = String>) -> Self {
+        self.only = Some(sources.into_iter().collect());
+        self
+    }
+
+    /// Works until `stop` is cancelled, then gives back what is in hand and returns.
+    pub async fn run(self, stop: CancellationToken) {
+        let mut consumers: HashMap<String, Consumer> = HashMap::new();
+        let mut unusable: HashMap<String, tokio::time::Instant> = HashMap::new();
+        let mut tasks = JoinSet::new();
+        let mut discover = tokio::time::interval(DISCOVER_EVERY);
+        let mut sweep = tokio::time::interval(SWEEP_EVERY);
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => break,
+                _ = discover.tick() => {
+                    if let Err(error) = self.discover(&mut consumers, &mut unusable, &mut tasks, &stop).await {
+                        tracing::warn!(%error, "cannot look for work in the database; trying again");
+                    }
+                }
+                _ = sweep.tick() => {
+                    if let Err(error) = self.sweep().await {
+                        tracing::warn!(%error, "cannot sweep the ledger; trying again");
+                    }
+                }
+                Some(ended) = tasks.join_next() => {
+                    if let Err(error) = ended {
+                        tracing::error!(%error, "a consumer ended badly");
+                    }
+                }
+            }
+        }
+        while tasks.join_next().await.is_some() {}
+        if let Err(error) = self.close_runs().await {
+            tracing::debug!(%error, "cannot close runs");
+        }
+    }
+
+    async fn sweep(&self) -> sqlx::Result<()> {
+        let put_back = queue::sweep(&self.pool).await?;
+        if put_back > 0 {
+            tracing::debug!(windows = put_back, "put back on the queue");
+        }
+        self.close_runs().await
+    }
+
+    async fn close_runs(&self) -> sqlx::Result<()> {
+        runs::close_finished(&mut *self.pool.acquire().await?).await
+    }
+
+    /// Starts a consumer for each source with open windows that has none, and a new one where the source has changed.
+    async fn discover(
+        &self,
+        consumers: &mut HashMap<String, Consumer>,
+        unusable: &mut HashMap<String, tokio::time::Instant>,
+        tasks: &mut JoinSet<()>,
+        stop: &CancellationToken,
+    ) -> sqlx::Result<()> {
+        let mut conn = self.pool.acquire().await?;
+        for name in sources::with_open_windows(&mut conn).await? {
+            if self.only.as_ref().is_some_and(|only| !only.contains(&name))
+                || unusable
+                    .get(&name)
+                    .is_some_and(|until| *until > tokio::time::Instant::now())
+            {
+                continue;
+            }
+            let spec = match self.at_hand.contains_key(&name) {
+                true => None,
+                false => sources::spec(&mut conn, &name).await?,
+            };
+            if consumers
+                .get(&name)
+                .is_some_and(|consumer| consumer.spec == spec)
+            {
+                continue;
+            }
+            let limits = sources::limits(&mut conn, &name).await?;
+            let client = self
+                .source(&name, spec.as_ref())
+                .and_then(|source| Client::new(source, limits).map_err(|error| error.to_string()));
+            match client {
+                Ok(client) => {
+                    if let Some(before) = consumers.remove(&name) {
+                        tracing::info!(
+                            source = name,
+                            "the source's definition has changed; using the new one"
+                        );
+                        before.stop.cancel();
+                    }
+                    let stop = stop.child_token();
+                    tasks.spawn(self.consume(client, stop.clone()));
+                    consumers.insert(name, Consumer { stop, spec });
+                }
+                Err(reason) => {
+                    tracing::error!(
+                        source = name,
+                        host = self.holder.as_str(),
+                        "cannot work on a source's windows, which stay queued: {reason}"
+                    );
+                    unusable.insert(name, tokio::time::Instant::now() + UNUSABLE_FOR);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn source(&self, name: &str, spec: Option<&serde_json::Value>) -> Result<Source, String> {
+        if let Some(source) = self.at_hand.get(name) {
+            return Ok(source.clone());
+        }
+        let spec = spec.ok_or_else(|| "its definition is gone from the database".to_owned())?;
+        let spec: SourceSpec = serde_json::from_value(spec.clone())
+            .map_err(|error| format!("its definition in the database cannot be read: {error}"))?;
+        spec.resolve(name, &ProcessEnv).map_err(|problems| {
+            let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
+            problems.join("; ")
+        })
+    }
+
+    fn consume(&self, client: Client, stop: CancellationToken) -> impl Future<Output = ()> + use<> {
+        let name = client.source().name.clone();
+        let concurrency = client.source().limits.concurrency;
+        let harvester = Arc::new(Harvester {
+            pool: self.pool.clone(),
+            client: Arc::new(client),
+            holder: self.holder.clone(),
+        });
+        let stopped = stop.clone();
+        let handler: Handler = Arc::new(move |window_id| {
+            let (harvester, stop) = (Arc::clone(&harvester), stopped.clone());
+            Box::pin(async move { harvester.look_at(window_id, &stop).await })
+        });
+        queue::consume(
+            self.pool.clone(),
+            name,
+            self.holder.to_string(),
+            concurrency,
+            handler,
+            stop,
+        )
+    }
+}

@@ -1,0 +1,826 @@
+//! The private PostgreSQL: shared, stopped with its last user, and up again after whatever was killed.
+
+#![expect(clippy::unwrap_used, reason = "what fails here fails the test")]
+
+use std::ffi::OsStr;
+use std::fs::{self, File, Permissions};
+use std::io::{BufRead, BufReader, Read};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, geteuid, getpgid, kill_process};
+use sqlx::{ConnectOptions, Connection, PgConnection, query, query_scalar};
+use tempfile::TempDir;
+use tempo_harvest::local_postgres::{Error, FOLDER_NAME, LocalPostgres, SearchPlaces, find_folder};
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_tempo-harvest");
+
+/// A folder to work in, of which the server is gone when it is dropped.
+struct Place {
+    root: TempDir,
+}
+
+impl Place {
+    fn new() -> Self {
+        let root = tempfile::tempdir().unwrap();
+        // So that root's server, which is not root, can have its data here.
+        fs::set_permissions(root.path(), Permissions::from_mode(0o755)).unwrap();
+        Self { root }
+    }
+
+    fn folder(&self) -> PathBuf {
+        self.root.path().join(FOLDER_NAME)
+    }
+
+    async fn start(&self) -> LocalPostgres {
+        LocalPostgres::start(&self.folder(), Path::new(PROGRAM))
+            .await
+            .unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// `tempo-harvest db -- COMMAND…` in this place.
+    fn db(&self, command: &[&str]) -> Command {
+        let mut db = Command::new(PROGRAM);
+        db.arg("db")
+            .arg("--")
+            .args(command)
+            .current_dir(self.root.path())
+            .env_remove("DATABASE_URL");
+        db
+    }
+
+    /// Another process that uses the server, until its standard input is closed or it is killed.
+    fn other_user(&self) -> OtherUser {
+        let mut child = self
+            .db(&["sh", "-c", "echo using; cat"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.as_mut().unwrap())
+            .read_line(&mut line)
+            .unwrap();
+        assert_eq!(line, "using\n");
+        OtherUser { child }
+    }
+
+    fn data(&self) -> PathBuf {
+        self.folder().join("data")
+    }
+
+    fn postmaster(&self) -> Pid {
+        pid_in(&self.data().join("postmaster.pid"))
+    }
+
+    fn supervisor(&self) -> Pid {
+        pid_in(&self.folder().join("supervisor.lock"))
+    }
+
+    /// Waits until nobody holds this lock: the kernel says when its holder has ended.
+    async fn free(&self, lock: &str) {
+        let file = File::options()
+            .write(true)
+            .open(self.folder().join(lock))
+            .unwrap();
+        let waiting = tokio::task::spawn_blocking(move || file.lock().unwrap());
+        tokio::time::timeout(Duration::from_secs(60), waiting)
+            .await
+            .unwrap_or_else(|_| panic!("`{lock}` is still held"))
+            .unwrap();
+    }
+
+    fn is_free(&self, lock: &str) -> bool {
+        File::open(self.folder().join(lock))
+            .unwrap()
+            .try_lock_shared()
+            .is_ok()
+    }
+
+    /// Nothing runs, and nothing is left but the data.
+    fn assert_stopped(&self) {
+        assert!(self.is_free("supervisor.lock"), "a supervisor is left");
+        assert!(self.is_free("server.lock"), "a server is left");
+        assert!(!self.data().join("postmaster.pid").exists());
+        assert!(!self.folder().join("socket-folder").exists());
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        // A test that fails may leave a server; its users are gone with the test.
+        if let Ok(lock) = File::open(self.folder().join("server.lock")) {
+            for _ in 0..500 {
+                if lock.try_lock_shared().is_ok() {
+                    break;
+                }
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        }
+    }
+}
+
+struct OtherUser {
+    child: Child,
+}
+
+/// A process that is killed when the test ends, however it ends.
+struct Killed(Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        // It may have ended already.
+        self.0.kill().ok();
+        self.0.wait().ok();
+    }
+}
+
+impl OtherUser {
+    fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    fn leave(mut self) {
+        drop(self.child.stdin.take());
+        assert!(self.child.wait().unwrap().success());
+    }
+}
+
+fn pid_in(path: &Path) -> Pid {
+    let text = fs::read_to_string(path).unwrap();
+    let first = text.lines().next().unwrap();
+    Pid::from_raw(first.trim().parse().unwrap()).unwrap()
+}
+
+fn socket_folder(server: &LocalPostgres) -> PathBuf {
+    let (_, folder) = server
+        .environment()
+        .into_iter()
+        .find(|(name, _)| name == "PGHOST")
+        .unwrap();
+    folder.into()
+}
+
+async fn connection(server: &LocalPostgres) -> PgConnection {
+    server.connect_options().connect().await.unwrap()
+}
+
+async fn setting(connection: &mut PgConnection, name: &str) -> String {
+    query_scalar("SELECT current_setting($1)")
+        .bind(name)
+        .fetch_one(connection)
+        .await
+        .unwrap()
+}
+
+fn text(output: &Output) -> String {
+    format!(
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    )
+}
+
+fn mode(path: &Path) -> u32 {
+    fs::metadata(path).unwrap().mode() & 0o777
+}
+
+#[tokio::test]
+async fn stopping_leaves_nothing_running_and_the_data_survive() {
+    let place = Place::new();
+    let server = place.start().await;
+    let sockets = socket_folder(&server);
+    let mut client = connection(&server).await;
+    query("CREATE TABLE kept AS SELECT 42 AS n")
+        .execute(&mut client)
+        .await
+        .unwrap();
+    client.close().await.unwrap();
+    server.stop().await;
+    place.assert_stopped();
+    assert!(!sockets.exists());
+
+    let server = place.start().await;
+    let kept: i32 = query_scalar("SELECT n FROM kept")
+        .fetch_one(&mut connection(&server).await)
+        .await
+        .unwrap();
+    assert_eq!(kept, 42);
+    server.stop().await;
+    place.assert_stopped();
+}
+
+#[tokio::test]
+async fn only_its_owner_can_reach_it() {
+    let place = Place::new();
+    let server = place.start().await;
+    let mut client = connection(&server).await;
+    assert_eq!(setting(&mut client, "listen_addresses").await, "");
+    let sockets = socket_folder(&server);
+    assert_eq!(mode(&sockets), 0o700);
+    assert_eq!(mode(&sockets.join(".s.PGSQL.5432")), 0o700);
+    assert_eq!(mode(&place.folder().join("password")), 0o600);
+    assert_eq!(
+        mode(&place.folder()) & 0o067,
+        0,
+        "others could list the folder"
+    );
+    assert_eq!(mode(&place.data()), 0o700);
+    assert_eq!(
+        fs::read_to_string(place.folder().join(".gitignore")).unwrap(),
+        "*\n"
+    );
+
+    let refused = server
+        .connect_options()
+        .password("wrong")
+        .connect()
+        .await
+        .unwrap_err();
+    assert_eq!(
+        refused.as_database_error().unwrap().code().unwrap(),
+        "28P01"
+    );
+    let password = fs::read_to_string(place.folder().join("password")).unwrap();
+    assert_eq!(password.len(), 32);
+    assert!(!format!("{server:?}").contains(&password));
+    let log = fs::read_to_string(place.folder().join("postgres.log")).unwrap();
+    assert!(!log.contains(&password));
+    // No rule but the one: not even the server's own account gets in without the password.
+    let rules: Vec<String> = query_scalar(
+        "SELECT concat_ws(' ', type, database, user_name, auth_method) FROM pg_hba_file_rules",
+    )
+    .fetch_all(&mut client)
+    .await
+    .unwrap();
+    assert_eq!(rules, ["local {all} {all} scram-sha-256"]);
+    client.close().await.unwrap();
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn it_is_durable_and_set_up_for_bulk_loads() {
+    let place = Place::new();
+    let server = place.start().await;
+    let mut client = connection(&server).await;
+    for (name, value) in [
+        ("fsync", "on"),
+        ("full_page_writes", "on"),
+        ("synchronous_commit", "on"),
+        ("shared_buffers", "128MB"),
+        ("max_wal_size", "1GB"),
+        ("max_connections", "100"),
+        ("timezone", "UTC"),
+        ("server_encoding", "UTF8"),
+    ] {
+        assert_eq!(setting(&mut client, name).await, value, "{name}");
+    }
+    for extension in ["btree_gist", "hstore", "pgcrypto"] {
+        let statement = sqlx::AssertSqlSafe(format!("CREATE EXTENSION {extension}"));
+        query(statement).execute(&mut client).await.unwrap();
+    }
+    client.close().await.unwrap();
+    server.create_database("another_1").await.unwrap();
+    server.create_database("another_1").await.unwrap();
+    let refused = server.create_database("a\"; DROP").await.unwrap_err();
+    assert!(matches!(refused, Error::DatabaseName(_)));
+    let name: String = query_scalar("SELECT current_database()::text")
+        .fetch_one(
+            &mut server
+                .connect_options_for("another_1")
+                .connect()
+                .await
+                .unwrap(),
+        )
+        .await
+        .unwrap();
+    assert_eq!(name, "another_1");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn processes_share_one_server_until_the_last_has_left() {
+    let place = Place::new();
+    let first = place.other_user();
+    let postmaster = place.postmaster();
+    let second = place.start().await;
+    assert_eq!(place.postmaster(), postmaster);
+    first.leave();
+    let one: i32 = query_scalar("SELECT 1")
+        .fetch_one(&mut connection(&second).await)
+        .await
+        .unwrap();
+    assert_eq!((one, place.postmaster()), (1, postmaster));
+    // Leaving while others stay does not wait for them.
+    let third = place.start().await;
+    third.stop().await;
+    assert!(!place.is_free("server.lock"));
+    second.stop().await;
+    place.assert_stopped();
+}
+
+/// Users that come while the server is being started or stopped: every one of them gets a server that stays.
+#[tokio::test(flavor = "multi_thread")]
+async fn users_may_come_and_go_at_any_time() {
+    let place = Place::new();
+    let users: Vec<_> = (0..4)
+        .map(|user: u64| {
+            let folder = place.folder();
+            tokio::spawn(async move {
+                for round in 0..6 {
+                    let server = LocalPostgres::start(&folder, Path::new(PROGRAM))
+                        .await
+                        .unwrap();
+                    let mut client = connection(&server).await;
+                    let pause = format!("SELECT pg_sleep(0.0{})", (user * 7 + round * 3) % 10);
+                    query(sqlx::AssertSqlSafe(pause))
+                        .execute(&mut client)
+                        .await
+                        .unwrap();
+                    client.close().await.unwrap();
+                    // Some wait for the end, some run from it.
+                    if (user + round).is_multiple_of(2) {
+                        server.stop().await;
+                    }
+                }
+            })
+        })
+        .collect();
+    for user in users {
+        user.await.unwrap();
+    }
+    place.free("supervisor.lock").await;
+    place.assert_stopped();
+}
+
+#[tokio::test]
+async fn it_stops_by_itself_when_its_only_user_is_killed() {
+    let place = Place::new();
+    let user = place.other_user();
+    assert!(!place.is_free("server.lock"));
+    user.kill();
+    place.free("supervisor.lock").await;
+    place.assert_stopped();
+}
+
+#[tokio::test]
+async fn ctrl_c_in_the_users_terminal_does_not_reach_it() {
+    let place = Place::new();
+    let server = place.start().await;
+    let ours = getpgid(None).unwrap();
+    for process in [place.supervisor(), place.postmaster()] {
+        assert_ne!(getpgid(Some(process)).unwrap(), ours);
+    }
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_server_whose_supervisor_was_killed_is_adopted() {
+    let place = Place::new();
+    let staying = place.start().await;
+    let mut client = connection(&staying).await;
+    let (supervisor, postmaster) = (place.supervisor(), place.postmaster());
+    kill_process(supervisor, Signal::KILL).unwrap();
+    place.free("supervisor.lock").await;
+
+    let coming = place.start().await;
+    assert_ne!(place.supervisor(), supervisor);
+    assert_eq!(place.postmaster(), postmaster);
+    // The one that stayed has noticed nothing.
+    assert_eq!(setting(&mut client, "fsync").await, "on");
+    client.close().await.unwrap();
+    staying.stop().await;
+    assert!(!place.is_free("server.lock"));
+    coming.stop().await;
+    place.assert_stopped();
+}
+
+#[tokio::test]
+async fn it_starts_again_after_supervisor_and_user_were_killed() {
+    let place = Place::new();
+    let user = place.other_user();
+    kill_process(place.supervisor(), Signal::KILL).unwrap();
+    user.kill();
+    let server = place.start().await;
+    connection(&server).await.close().await.unwrap();
+    server.stop().await;
+    place.assert_stopped();
+}
+
+#[tokio::test]
+async fn a_supervisor_that_is_told_to_end_ends_its_server() {
+    let place = Place::new();
+    let server = place.start().await;
+    kill_process(place.supervisor(), Signal::TERM).unwrap();
+    place.free("supervisor.lock").await;
+    place.assert_stopped();
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_server_that_was_started_by_hand_is_left_alone() {
+    let place = Place::new();
+    let server = place.start().await;
+    let postgres = server.binaries().join("postgres");
+    server.stop().await;
+    let data = place.data();
+    let owner = fs::metadata(&data).unwrap();
+    let sockets = tempfile::tempdir().unwrap();
+    chown(sockets.path(), Some(owner.uid()), Some(owner.gid())).unwrap();
+    let mut command = Command::new(postgres);
+    command
+        .arg("-D")
+        .arg(&data)
+        .arg("-k")
+        .arg(sockets.path())
+        .args(["-c", "listen_addresses="])
+        .current_dir(&data)
+        .stderr(Stdio::piped());
+    if geteuid().is_root() {
+        command.uid(owner.uid()).gid(owner.gid());
+    }
+    let mut by_hand = Killed(command.spawn().unwrap());
+    let mut log = BufReader::new(by_hand.0.stderr.take().unwrap()).lines();
+    assert!(log.any(|line| line.unwrap().contains("ready to accept connections")));
+
+    let refused = LocalPostgres::start(&place.folder(), Path::new(PROGRAM))
+        .await
+        .unwrap_err();
+    assert!(refused.to_string().contains("stop it first"), "{refused}");
+    assert!(data.join("postmaster.pid").exists());
+    kill_process(Pid::from_child(&by_hand.0), Signal::INT).unwrap();
+    for line in log {
+        line.unwrap();
+    }
+    assert!(by_hand.0.wait().unwrap().success());
+}
+
+/// As after a power cut: the files of a running server, and a process that has its ID.
+#[tokio::test]
+async fn a_stale_pid_file_is_survived_even_if_the_id_is_anothers() {
+    let place = Place::new();
+    let user = place.other_user();
+    let data = place.data();
+    let stale = fs::read_to_string(data.join("postmaster.pid")).unwrap();
+    kill_process(place.supervisor(), Signal::KILL).unwrap();
+    kill_process(place.postmaster(), Signal::KILL).unwrap();
+    user.kill();
+    place.free("server.lock").await;
+    let sockets = fs::read_to_string(place.folder().join("socket-folder")).unwrap();
+
+    // PostgreSQL believes in an ID only if it may signal it: a process of the server's own account.
+    let owner = fs::metadata(&data).unwrap();
+    let mut sleep = Command::new("sleep");
+    sleep.arg("600");
+    if geteuid().is_root() {
+        sleep.uid(owner.uid()).gid(owner.gid());
+    }
+    let mut foreign = Killed(
+        sleep
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap(),
+    );
+    let (_, rest) = stale.split_once('\n').unwrap();
+    fs::write(
+        data.join("postmaster.pid"),
+        format!("{}\n{rest}", foreign.0.id()),
+    )
+    .unwrap();
+    chown(
+        data.join("postmaster.pid"),
+        Some(owner.uid()),
+        Some(owner.gid()),
+    )
+    .unwrap();
+
+    let server = place.start().await;
+    connection(&server).await.close().await.unwrap();
+    assert!(
+        !Path::new(sockets.trim_end()).exists(),
+        "the old socket folder is left"
+    );
+    server.stop().await;
+    place.assert_stopped();
+    assert!(
+        foreign.0.try_wait().unwrap().is_none(),
+        "a foreign process was killed"
+    );
+}
+
+#[tokio::test]
+async fn a_cluster_that_was_half_made_is_made_again() {
+    let place = Place::new();
+    fs::create_dir(place.folder()).unwrap();
+    fs::create_dir(place.folder().join("data.new")).unwrap();
+    fs::write(place.folder().join("data.new").join("PG_VERSION"), "15\n").unwrap();
+    let server = place.start().await;
+    connection(&server).await.close().await.unwrap();
+    assert!(!place.folder().join("data.new").exists());
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn what_the_server_says_is_shown_when_it_does_not_start() {
+    let place = Place::new();
+    place.start().await.stop().await;
+    let configuration = place.data().join("postgresql.conf");
+    let good = fs::read_to_string(&configuration).unwrap();
+    fs::write(&configuration, format!("{good}\nshared_bufers = 1\n")).unwrap();
+    let output = place.db(&["true"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let shown = text(&output);
+    assert!(
+        shown.contains("the private PostgreSQL did not start; its log ends with:"),
+        "{shown}"
+    );
+    assert!(
+        shown.contains("unrecognized configuration parameter \"shared_bufers\""),
+        "{shown}"
+    );
+    assert!(place.is_free("supervisor.lock"));
+
+    fs::write(&configuration, good).unwrap();
+    place.start().await.stop().await;
+}
+
+fn nowhere() -> SearchPlaces {
+    SearchPlaces {
+        path: Some("".into()),
+        folders: Vec::new(),
+        download: false,
+    }
+}
+
+#[tokio::test]
+async fn without_server_programs_it_says_what_to_install() {
+    let place = Place::new();
+    let refused = LocalPostgres::start_with(&place.folder(), Path::new(PROGRAM), &nowhere())
+        .await
+        .unwrap_err();
+    insta::assert_snapshot!(refused, @r"
+    found no PostgreSQL server programs (`initdb` and `postgres`, version 14 or newer)
+    install them (`apt-get install postgresql`, `dnf install postgresql-server postgresql-contrib`, `brew install postgresql@17`), or set DATABASE_URL to a PostgreSQL that is running
+    ");
+
+    // Too old is not there.
+    let old = place.root.path().join("old");
+    fs::create_dir(&old).unwrap();
+    for program in ["initdb", "postgres"] {
+        let path = old.join(program);
+        fs::write(&path, "#!/bin/sh\necho 'postgres (PostgreSQL) 13.9'\n").unwrap();
+        fs::set_permissions(&path, Permissions::from_mode(0o755)).unwrap();
+    }
+    let places = SearchPlaces {
+        folders: vec![old.to_str().unwrap().to_owned()],
+        ..nowhere()
+    };
+    let refused = LocalPostgres::start_with(&place.folder(), Path::new(PROGRAM), &places)
+        .await
+        .unwrap_err();
+    let line = format!(
+        "not usable: `{}` (PostgreSQL 13: older than 14)",
+        old.display()
+    );
+    assert!(refused.to_string().contains(&line), "{refused}");
+}
+
+#[tokio::test]
+async fn a_cluster_is_never_run_by_another_major_version() {
+    let place = Place::new();
+    place.start().await.stop().await;
+    fs::write(place.data().join("PG_VERSION"), "14\n").unwrap();
+    let places = SearchPlaces {
+        download: false,
+        folders: vec!["/usr/lib/postgresql/15/bin".into()],
+        ..SearchPlaces::default()
+    };
+    let refused = LocalPostgres::start_with(&place.folder(), Path::new(PROGRAM), &places)
+        .await
+        .unwrap_err();
+    let Error::MajorMissing { needed: 14, .. } = &refused else {
+        panic!("{refused}");
+    };
+    assert!(
+        refused
+            .to_string()
+            .contains("apt-get install postgresql-14"),
+        "{refused}"
+    );
+}
+
+#[tokio::test]
+async fn without_its_password_a_cluster_is_not_thrown_away() {
+    let place = Place::new();
+    place.start().await.stop().await;
+    fs::remove_file(place.folder().join("password")).unwrap();
+    let refused = LocalPostgres::start(&place.folder(), Path::new(PROGRAM))
+        .await
+        .unwrap_err();
+    assert!(matches!(refused, Error::PasswordMissing(_)), "{refused}");
+}
+
+/// As in a clone below `/root`: the server's account cannot come to the folder.
+#[tokio::test]
+async fn root_keeps_the_data_elsewhere_when_the_server_cannot_reach_the_folder() {
+    if !geteuid().is_root() {
+        return;
+    }
+    let place = Place::new();
+    fs::set_permissions(place.root.path(), Permissions::from_mode(0o700)).unwrap();
+    let say_where = ["psql", "-Atc", "SHOW data_directory"];
+    let first = place.db(&say_where).output().unwrap();
+    assert!(first.status.success(), "{}", text(&first));
+    let note = fs::read_to_string(place.folder().join("data-folder")).unwrap();
+    let elsewhere = PathBuf::from(note.trim_end());
+    assert_eq!(
+        String::from_utf8_lossy(&first.stdout).trim_end(),
+        elsewhere.join("data").to_str().unwrap()
+    );
+    let said = String::from_utf8_lossy(&first.stderr);
+    assert_eq!(said.lines().count(), 1, "{said}");
+    assert!(
+        said.contains(&format!("data are in `{}`", elsewhere.display())),
+        "{said}"
+    );
+    assert_eq!(mode(&elsewhere) & 0o067, 0);
+    assert_eq!(
+        mode(place.root.path()),
+        0o700,
+        "the user's folder was given other rights"
+    );
+
+    let again = place.db(&say_where).output().unwrap();
+    assert_eq!(
+        (&again.stdout, text(&again).lines().count()),
+        (&first.stdout, 1)
+    );
+
+    // As after a restart of the machine.
+    fs::remove_dir_all(&elsewhere).unwrap();
+    let anew = place.db(&say_where).output().unwrap();
+    assert!(anew.status.success(), "{}", text(&anew));
+    let said = String::from_utf8_lossy(&anew.stderr);
+    assert!(
+        said.contains(&format!("data in `{}` are gone", elsewhere.display())),
+        "{said}"
+    );
+    let note = fs::read_to_string(place.folder().join("data-folder")).unwrap();
+    assert_ne!(Path::new(note.trim_end()), elsewhere);
+    fs::remove_dir_all(note.trim_end()).unwrap();
+}
+
+#[test]
+fn the_folder_is_found_upward_and_never_one_of_others() {
+    let place = Place::new();
+    let deep = place.root.path().join("a/b");
+    fs::create_dir_all(&deep).unwrap();
+    fs::create_dir(place.folder()).unwrap();
+    assert_eq!(find_folder(&deep).unwrap(), place.folder());
+    let nearer = place.root.path().join("a").join(FOLDER_NAME);
+    fs::create_dir(&nearer).unwrap();
+    assert_eq!(find_folder(&deep).unwrap(), nearer);
+    if geteuid().is_root() {
+        chown(&nearer, Some(12345), None).unwrap();
+        assert_eq!(find_folder(&deep).unwrap(), place.folder());
+    }
+}
+
+#[test]
+fn db_gives_the_command_its_database_and_passes_on_its_exit_code() {
+    let place = Place::new();
+    let by_variables = "psql -Atc 'SELECT current_user, current_database()'";
+    let by_url = r#"psql "$DATABASE_URL" -Atc 'SELECT current_user, current_database()'"#;
+    let script = format!("{by_variables} && {by_url} && exit 7");
+    let output = place
+        .db(&["sh", "-c", &script])
+        // What would lead psql elsewhere.
+        .envs([
+            ("PGPORT", "1"),
+            ("PGHOSTADDR", "192.0.2.1"),
+            ("PGSERVICE", "none"),
+            ("PGUSER", "x"),
+        ])
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(7), "{}", text(&output));
+    let line = "tempo_harvest|tempo_harvest\n";
+    assert_eq!(String::from_utf8_lossy(&output.stdout), line.repeat(2));
+    place.assert_stopped();
+
+    let killed = place.db(&["sh", "-c", "kill -9 $$"]).status().unwrap();
+    assert_eq!(killed.code(), Some(137));
+    let missing = place.db(&["no-such-command"]).output().unwrap();
+    assert_eq!(missing.status.code(), Some(1));
+    assert!(text(&missing).contains("running `no-such-command`"));
+    place.assert_stopped();
+}
+
+#[tokio::test]
+async fn db_uses_the_database_url_of_the_environment_unless_told_otherwise() {
+    let place = Place::new();
+    let server = place.start().await;
+    server.create_database("other").await.unwrap();
+    let url = server
+        .environment()
+        .remove(0)
+        .1
+        .replace("/tempo_harvest?", "/other?");
+    let asked = |arguments: &[&str], directory: &Path| {
+        let output = Command::new(PROGRAM)
+            .args(arguments)
+            .args(["--", "psql", "-Atc", "SELECT current_database()"])
+            .env("DATABASE_URL", &url)
+            .current_dir(directory)
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", text(&output));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let elsewhere = tempfile::tempdir().unwrap();
+    assert_eq!(asked(&["db"], elsewhere.path()), "other\n");
+    assert!(!elsewhere.path().join(FOLDER_NAME).exists());
+    assert_eq!(
+        asked(&["db", "--local"], place.root.path()),
+        "tempo_harvest\n"
+    );
+    server.stop().await;
+}
+
+/// A secret shows in nobody's process list, and none of ours reaches the server's processes.
+#[tokio::test]
+async fn command_lines_and_environments_hold_no_secrets() {
+    let place = Place::new();
+    let mut child = place
+        .db(&["sh", "-c", "echo using; cat"])
+        .env("TEMPO_TOKEN", "a-secret-of-the-users")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut first = [0; 6];
+    child
+        .stdout
+        .as_mut()
+        .unwrap()
+        .read_exact(&mut first)
+        .unwrap();
+    let password = fs::read_to_string(place.folder().join("password")).unwrap();
+    let contains = |pid: Pid, file: &str, secret: &str| {
+        let path = format!("/proc/{}/{file}", pid.as_raw_nonzero());
+        // Elsewhere than on Linux there is no such file, and nothing to see.
+        let bytes = fs::read(path).unwrap_or_default();
+        bytes
+            .windows(secret.len())
+            .any(|part| part == secret.as_bytes())
+    };
+    let user = Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
+    for process in [user, place.supervisor(), place.postmaster()] {
+        assert!(!contains(process, "cmdline", &password));
+    }
+    assert!(contains(user, "environ", "a-secret") || !Path::new("/proc/self/environ").exists());
+    for process in [place.supervisor(), place.postmaster()] {
+        assert!(!contains(process, "environ", "a-secret-of-the-users"));
+    }
+    drop(child.stdin.take());
+    assert!(child.wait().unwrap().success());
+}
+
+#[test]
+fn a_temp_folder_with_a_long_or_odd_path_does_no_harm() {
+    let place = Place::new();
+    let long = place.root.path().join("x".repeat(90));
+    let odd = place.root.path().join("a b+c%20");
+    for folder in [&long, &odd] {
+        fs::create_dir(folder).unwrap();
+        let output = place
+            .db(&[
+                "sh",
+                "-c",
+                r#"psql "$DATABASE_URL" -Atc 'SELECT 1' && echo "$PGHOST""#,
+            ])
+            .env("TMPDIR", folder)
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", text(&output));
+        let (answer, host) = std::str::from_utf8(&output.stdout)
+            .unwrap()
+            .split_once('\n')
+            .unwrap();
+        assert_eq!(answer, "1");
+        assert_eq!(
+            Path::new(host).starts_with(folder),
+            folder.file_name() == Some(OsStr::new("a b+c%20"))
+        );
+        assert_eq!(
+            fs::read_dir(folder).unwrap().count(),
+            0,
+            "something is left"
+        );
+    }
+}

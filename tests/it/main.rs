@@ -1,0 +1,10 @@
+//! One binary for all integration tests: behaviour through the front door, and of the library.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod check;
+mod job;
+mod local_postgres;
+mod simulator;
+#[path = "../support/mod.rs"]
+mod support;
+mod test_databases;
