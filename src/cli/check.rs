@@ -12,7 +12,7 @@ use crate::job::{CheckOptions, CheckedFile, Content, ProcessEnv, Report, check};
 ///
 /// Exit code 0 when nothing is wrong, else 2.
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(super) struct Args {
     /// Job files, or folders with job files and a sources.toml.
     #[arg(required = true, value_name = "PATH")]
     paths: Vec<PathBuf>,
@@ -30,7 +30,7 @@ pub struct Args {
 ///
 /// # Errors
 /// None of its own: what is wrong with the files is its result.
-pub fn run(args: Args) -> anyhow::Result<Exit> {
+pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
     let env = ProcessEnv;
     let report = check(
         &args.paths,
@@ -55,7 +55,7 @@ pub fn run(args: Args) -> anyhow::Result<Exit> {
 
 fn summary(checked: &CheckedFile) -> String {
     match &checked.content {
-        Content::Job(Some(job)) => job.summary(),
+        Content::Job(Some(outline)) => outline.summary.clone(),
         Content::Job(None) => "a job that depends on the environment".to_owned(),
         Content::Sources(names) => format!("sources {}", names.join(", ")),
     }
@@ -66,22 +66,16 @@ fn report_json(report: &Report) -> Json {
         .files
         .iter()
         .map(|checked| {
-            let (kind, name, dataset, source) = match &checked.content {
-                Content::Job(Some(job)) => (
-                    "job",
-                    Some(&job.name),
-                    Some(&job.dataset),
-                    Some(&job.source.name),
-                ),
-                Content::Job(None) => ("job", None, None, None),
-                Content::Sources(_) => ("sources", None, None, None),
+            let (kind, outline) = match &checked.content {
+                Content::Job(outline) => ("job", outline.as_ref()),
+                Content::Sources(_) => ("sources", None),
             };
             json!({
                 "file": checked.file,
                 "kind": kind,
-                "name": name,
-                "dataset": dataset,
-                "source": source,
+                "name": outline.map(|outline| &outline.name),
+                "dataset": outline.map(|outline| &outline.dataset),
+                "source": outline.and_then(|outline| outline.source.as_ref()),
                 "summary": summary(checked),
             })
         })

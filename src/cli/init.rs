@@ -6,12 +6,12 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 
-use super::Exit;
+use super::{Exit, UsageError};
 use crate::job::Template;
 
 /// Print a commented job file that collects the traces of a Tempo.
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(super) struct Args {
     /// The URL of Tempo, such as http://localhost:3200. A base path is kept.
     #[arg(long)]
     url: String,
@@ -36,42 +36,37 @@ pub struct Args {
 /// Runs the command.
 ///
 /// # Errors
-/// The file cannot be written.
-pub fn run(args: Args) -> anyhow::Result<Exit> {
+/// An option is not possible, or the file is there already: [`UsageError`]. The file cannot be written.
+pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
     let template = Template {
         url: args.url,
         name: args.name,
         tenant: args.tenant,
         last: args.last,
     };
-    let text = match template.render() {
-        Ok(text) => text,
-        Err(error) => {
-            eprintln!("{error}");
-            return Ok(Exit::Usage);
-        }
-    };
+    let text = template
+        .render()
+        .map_err(|error| UsageError(error.to_string()))?;
     let Some(file) = args.output else {
         print!("{text}");
         return Ok(Exit::Complete);
     };
-    if !create(&file, &text)? {
-        eprintln!(
-            "`{}` exists already; name another file, or remove it first",
-            file.display()
-        );
-        return Ok(Exit::Usage);
-    }
+    create(&file, &text)?;
     Ok(Exit::Complete)
 }
 
-/// Writes `text` to `file`; `false` when there is such a file already, which stays as it is.
-fn create(file: &Path, text: &str) -> anyhow::Result<bool> {
+/// Writes `text` to `file`. A file that is there already stays as it is.
+fn create(file: &Path, text: &str) -> anyhow::Result<()> {
     let doing = || format!("cannot write `{}`", file.display());
     let mut created = match OpenOptions::new().write(true).create_new(true).open(file) {
-        Err(error) if error.kind() == ErrorKind::AlreadyExists => return Ok(false),
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+            let message = format!(
+                "`{}` exists already; name another file, or remove it first",
+                file.display()
+            );
+            return Err(UsageError(message).into());
+        }
         opened => opened.with_context(doing)?,
     };
-    created.write_all(text.as_bytes()).with_context(doing)?;
-    Ok(true)
+    created.write_all(text.as_bytes()).with_context(doing)
 }

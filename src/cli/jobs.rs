@@ -117,20 +117,14 @@ impl JobArgs {
     ) -> Result<Window, UsageError> {
         let settled_edge = (now.timestamp() - settle_s).div_euclid(window_s) * window_s;
         let instant = |name: &str, text: &str| {
-            job::instant::parse(text, now).map_err(|error| UsageError(format!("{name} {error}")))
+            job::parse_instant(text, now).map_err(|error| UsageError(format!("{name} {error}")))
         };
         if let Some(last) = &self.last {
-            let length = seconds(
-                job::duration::parse(last)
-                    .map_err(|error| UsageError(format!("--last {error}")))?,
-            );
-            let whole = (length / window_s).max(1) * window_s;
-            if length < window_s {
-                return Err(UsageError(format!(
-                    "--last `{last}` is shorter than one window of job `{}` ({window_s} s)",
-                    job.name
-                )));
-            }
+            let length = job::parse_duration(last)
+                .map_err(|error| UsageError(format!("--last {error}")))
+                .map(seconds)?;
+            // As many whole windows as it takes, as in [backfill].
+            let whole = (length + window_s - 1) / window_s * window_s;
             return Window::new(settled_edge - whole, settled_edge)
                 .ok_or_else(|| UsageError(format!("--last `{last}` is empty")));
         }

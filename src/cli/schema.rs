@@ -7,7 +7,7 @@ use crate::job::{job_schema, sources_schema};
 ///
 /// With Taplo or Even Better TOML, save it beside the job files and begin each with: #:schema ./job.schema.json
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(super) struct Args {
     /// The schema of sources.toml instead.
     #[arg(long)]
     sources: bool,
@@ -17,7 +17,7 @@ pub struct Args {
 ///
 /// # Errors
 /// None.
-pub fn run(args: Args) -> anyhow::Result<Exit> {
+pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
     let schema = if args.sources {
         sources_schema()
     } else {

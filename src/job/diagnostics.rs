@@ -3,7 +3,7 @@
 //! The checks report [`Problem`]s: which key, what is wrong, what to do. Here they get their place in the file and become
 //! [`Diagnostic`]s, which print as `file:line:column: message; fix`. Nothing here knows what a job is.
 //!
-//! A message never holds a secret: whoever words one leaves out the values of the keys that [`super::secrets`] names.
+//! A message never holds a secret: whoever words one leaves out the values of the keys that `super::secrets` names.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -355,11 +355,6 @@ impl Positions {
             .iter()
             .find(|(key, _)| key.to_string() == path)
             .map(|(_, place)| &place.value)
-    }
-
-    /// Whether the file has the key `path`.
-    pub fn contains(&self, path: &KeyPath) -> bool {
-        self.places.contains_key(path)
     }
 
     /// Takes over what stands below `from` in `other`, as if it stood below `to` here.

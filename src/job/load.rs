@@ -9,25 +9,23 @@ use std::path::{Path, PathBuf};
 
 use chrono::{DateTime, Utc};
 
-use super::Job;
 use super::diagnostics::{
-    Diagnostic, Diagnostics, KeyPath, Lines, Position, Positions, Problem, closest, quoted,
+    Diagnostic, Diagnostics, KeyPath, Position, Positions, Problem, closest, quoted,
 };
 use super::env::Env;
+use super::files::{read_text, toml_files, unreadable};
 use super::reader::{Expansion, Reader};
 use super::schema::{job_schema, sources_schema};
 use super::secrets::MARKER;
-use super::source::{Source, io_reason, read_limited};
+use super::source::Source;
 use super::spec::{JobSpec, SourceField, SourceSpec, SourcesSpec};
 use super::structure;
 use super::tree::{self, Node};
-use super::validate::{self, Validated};
+use super::validate;
+use super::{Job, Outline};
 
 /// The file with a folder's sources.
 const SOURCES_FILE: &str = "sources.toml";
-/// The largest job file, in bytes.
-const LARGEST_FILE: u64 = 1024 * 1024;
-
 /// What job files are loaded with.
 pub struct LoadOptions<'a> {
     /// Where `${VAR}` comes from.
@@ -65,8 +63,8 @@ pub struct CheckedFile {
 /// What a checked file holds.
 #[derive(Debug)]
 pub enum Content {
-    /// A job; `None` where it depends on an environment that was not given.
-    Job(Option<Box<Job>>),
+    /// A job; `None` where it depends too much on an environment that was not given.
+    Job(Option<Outline>),
     /// `sources.toml`, with the names of its sources.
     Sources(Vec<String>),
 }
@@ -81,7 +79,7 @@ pub fn load(paths: &[PathBuf], options: &LoadOptions<'_>) -> Result<Vec<Job>, Di
     let mut loader = Loader::new(Expansion::With(options.env), options.now);
     let mut jobs = Vec::new();
     for file in loader.find(paths, false) {
-        jobs.extend(loader.job(&file));
+        jobs.extend(loader.job(&file).0);
     }
     if loader.problems.is_empty() {
         Ok(jobs)
@@ -97,12 +95,16 @@ pub fn check(paths: &[PathBuf], options: &CheckOptions<'_>) -> Report {
     let mut checked = Vec::new();
     for file in loader.find(paths, true) {
         let content = if is_sources(&file) {
-            let sources = loader
-                .sources(folder_of(&file))
-                .map(|sources| sources.spec.0.keys().cloned().collect());
-            Content::Sources(sources.unwrap_or_default())
+            let sources = loader.sources(folder_of(&file));
+            Content::Sources(
+                sources.map_or_else(Vec::new, |sources| sources.spec.0.keys().cloned().collect()),
+            )
         } else {
-            Content::Job(loader.job(&file).map(Box::new))
+            let (job, outline) = loader.job(&file);
+            if job.is_none() && options.env.is_some() {
+                continue;
+            }
+            Content::Job(outline)
         };
         checked.push(CheckedFile { file, content });
     }
@@ -195,20 +197,22 @@ impl<'a> Loader<'a> {
         self.problems.extend_sorted(diagnostics);
     }
 
-    /// The job in `file`; `None` when anything is wrong with it or not known.
-    fn job(&mut self, file: &Path) -> Option<Job> {
-        let text = self.text(file)?;
+    /// The job in `file` and its outline; `None` when anything is wrong with it or not known.
+    fn job(&mut self, file: &Path) -> (Option<Job>, Option<Outline>) {
+        let Some(text) = self.text(file) else {
+            return (None, None);
+        };
         let parsed = tree::parse(file, &text);
         let mut positions = parsed.positions;
         if parsed.is_broken {
             self.report(file, &positions, parsed.errors, Vec::new());
-            return None;
+            return (None, None);
         }
         if parsed.root.entries().is_empty() {
             let problem = Diagnostic::file(file, "is empty");
             self.problems
                 .push(problem.fix("`tempo-harvest init --url URL` prints a job file"));
-            return None;
+            return (None, None);
         }
         let root = KeyPath::root();
         let at_source = root.child("source");
@@ -222,7 +226,7 @@ impl<'a> Loader<'a> {
         let Ok(mut spec) = serde_json::from_value::<JobSpec>(tree.to_json()) else {
             self.report(file, &positions, parsed.errors, problems);
             self.problems.push(not_understood(file));
-            return None;
+            return (None, None);
         };
         let mut reader = Reader::new(Expansion::Done, &structure.unusable);
         let name = validate::read_name(&root.child("name"), &spec.name, &mut reader, true);
@@ -266,34 +270,34 @@ impl<'a> Loader<'a> {
             problems.is_empty() && parsed.errors.is_empty() && structure.unusable.is_empty();
         self.report(file, &positions, parsed.errors, problems);
         if !is_sound {
-            return None;
+            return (None, None);
         }
-        let Validated {
-            dataset,
-            enabled,
-            timezone,
-            select,
-            backfill,
-            poll,
-            baseline,
-        } = validated?;
-        let (source, source_spec) = source?;
-        Some(Job {
-            name: name?,
-            dataset,
-            enabled,
-            timezone,
+        let (Some(name), Some(validated)) = (name, validated) else {
+            return (None, None);
+        };
+        let source_name = match (&source, &spec.source) {
+            (Some((source, _)), _) => Some(&source.name),
+            (None, SourceField::Named(name)) => Some(name),
+            (None, SourceField::Inline(inline)) => inline.name.as_ref(),
+        };
+        let outline = validated.outline(&name, source_name.map(String::as_str));
+        let job = source.map(|(source, source_spec)| Job {
+            name,
+            dataset: validated.dataset,
+            enabled: validated.enabled,
+            timezone: validated.timezone,
             source,
             source_spec,
-            select,
-            backfill,
-            poll,
-            baseline,
+            select: validated.select,
+            backfill: validated.backfill,
+            poll: validated.poll,
+            baseline: validated.baseline,
             file: file.to_owned(),
             text,
             storable_text,
             positions,
-        })
+        });
+        (job, Some(outline))
     }
 
     /// Takes `name` for the job at `positions`, unless another has it.
@@ -440,61 +444,10 @@ fn absolute_folder(file: &Path) -> PathBuf {
     std::path::absolute(folder.join(".")).unwrap_or_else(|_| folder.to_owned())
 }
 
-/// Every `*.toml` in `folder` that is not hidden, sorted.
-fn toml_files(folder: &Path) -> std::io::Result<Vec<PathBuf>> {
-    let mut files = Vec::new();
-    for entry in std::fs::read_dir(folder)? {
-        let file = entry?.path();
-        let is_hidden = file
-            .file_name()
-            .is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
-        if !is_hidden && !file.is_dir() && file.extension() == Some(OsStr::new("toml")) {
-            files.push(file);
-        }
-    }
-    files.sort();
-    Ok(files)
-}
-
-fn unreadable(file: &Path, error: &std::io::Error) -> Diagnostic {
-    Diagnostic::file(file, format!("cannot be read: {}", io_reason(error)))
-}
-
 /// The types and the schema are one, so this is a defect; the reason is kept back, for it may quote a secret.
 fn not_understood(file: &Path) -> Diagnostic {
     Diagnostic::file(file, "fits the schema, but cannot be read")
         .fix("please report this as a defect of tempo-harvest")
-}
-
-/// What `file` holds, without a byte order mark.
-fn read_text(file: &Path) -> Result<String, Diagnostics> {
-    let metadata = std::fs::metadata(file).map_err(|error| unreadable(file, &error))?;
-    if !metadata.is_file() {
-        return Err(Diagnostic::file(file, "is not a regular file").into());
-    }
-    let bytes = read_limited(file, LARGEST_FILE)
-        .map_err(|error| unreadable(file, &error))?
-        .ok_or_else(|| Diagnostic::file(file, "is larger than 1 MiB, so it is no job file"))?;
-    match String::from_utf8(bytes) {
-        Ok(text) => Ok(text.trim_start_matches('\u{feff}').to_owned()),
-        Err(error) => {
-            Err(not_text(file, error.as_bytes(), error.utf8_error().valid_up_to()).into())
-        }
-    }
-}
-
-/// `bytes` are UTF-8 only up to `offset`.
-fn not_text(file: &Path, bytes: &[u8], offset: usize) -> Diagnostic {
-    if bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]) {
-        return Diagnostic::file(file, "is UTF-16").fix("save it as UTF-8");
-    }
-    let before = String::from_utf8_lossy(&bytes[..offset]);
-    let position = Lines::new(file, &before).position(offset);
-    let message = format!(
-        "not text: byte 0x{:02x} at offset {offset} is not UTF-8",
-        bytes[offset]
-    );
-    Diagnostic::at(&position, message).fix("a job file is TOML, in UTF-8")
 }
 
 /// A source's name can be anything that is easily shown and typed.

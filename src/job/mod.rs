@@ -13,16 +13,19 @@
 pub mod diagnostics;
 pub mod duration;
 pub mod env;
+mod files;
 mod http_header;
 pub mod instant;
 mod load;
 mod reader;
 pub mod schedule;
 mod schema;
+mod secret_file;
 mod secrets;
 mod source;
 pub mod spec;
 mod structure;
+mod summary;
 mod template;
 mod traceql;
 mod tree;
@@ -44,6 +47,7 @@ pub use self::schedule::Schedule;
 pub use self::schema::{job_schema, sources_schema};
 pub use self::source::{Auth, Limits, Source, Tls, TracesPerRequest};
 pub use self::spec::SourceSpec;
+pub use self::summary::Outline;
 pub use self::template::{Template, TemplateError};
 
 use self::diagnostics::Positions;
@@ -228,62 +232,6 @@ impl Job {
         match self.position_of(key) {
             Some(position) => Diagnostic::at(&position, message).key(key),
             None => Diagnostic::file(&self.file, message).key(key),
-        }
-    }
-
-    /// What the job collects, in one line.
-    pub fn summary(&self) -> String {
-        let what = match &self.select.query {
-            Some(query) => diagnostics::quoted(query),
-            None => "every trace".to_owned(),
-        };
-        let mut parts = vec![format!(
-            "{what} from `{}` into dataset `{}`, detail {}",
-            self.source.name, self.dataset, self.select.detail
-        )];
-        parts.extend(
-            self.backfill
-                .as_ref()
-                .map(|backfill| backfill.summary(self.timezone)),
-        );
-        parts.extend(self.poll.as_ref().map(|poll| poll.summary(self.timezone)));
-        let disabled = if self.enabled { "" } else { " (disabled)" };
-        format!("`{}`{disabled}: {}", self.name, parts.join("; "))
-    }
-}
-
-impl Backfill {
-    fn summary(&self, timezone: Tz) -> String {
-        let range = match &self.range {
-            BackfillRange::Last(last) => format!("the last {}", duration::format(*last)),
-            BackfillRange::Between { from, to } => {
-                format!("{} to {}", instant::format(*from), instant::format(*to))
-            }
-        };
-        let order = match self.order {
-            Order::NewestFirst => "newest first",
-            Order::OldestFirst => "oldest first",
-        };
-        let when = match &self.schedule {
-            Some(schedule) => format!(", at `{schedule}` {timezone}"),
-            None => String::new(),
-        };
-        let window = duration::format(self.window);
-        format!("backfill of {range} in windows of {window}, {order}{when}")
-    }
-}
-
-impl Poll {
-    fn summary(&self, timezone: Tz) -> String {
-        let delay = duration::format(self.delay);
-        match &self.ticks {
-            Ticks::Every(every) => format!(
-                "poll every {}, {delay} behind now",
-                duration::format(*every)
-            ),
-            Ticks::Schedule(schedule) => {
-                format!("poll at `{schedule}` {timezone}, {delay} behind now")
-            }
         }
     }
 }

@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use super::diagnostics::{KeyPath, Problem, quoted};
 use super::duration;
-use super::env::{self, Env};
+use super::env::{self, Env, EnvError};
+use super::secrets;
 use super::spec::DurationText;
 
 /// What becomes of `${VAR}` in the strings that are read.
@@ -39,7 +40,7 @@ pub(super) struct Bounds {
 
 impl Bounds {
     /// Whole seconds, from `least_s` to `most_s`.
-    pub fn seconds(least_s: u64, most_s: u64) -> Self {
+    pub(super) fn seconds(least_s: u64, most_s: u64) -> Self {
         Self {
             is_whole_seconds: true,
             ..Self::between(Duration::from_secs(least_s), Duration::from_secs(most_s))
@@ -47,7 +48,7 @@ impl Bounds {
     }
 
     /// From `least` to `most`.
-    pub fn between(least: Duration, most: Duration) -> Self {
+    pub(super) fn between(least: Duration, most: Duration) -> Self {
         Self {
             least,
             most,
@@ -59,7 +60,7 @@ impl Bounds {
 impl<'a> Reader<'a> {
     /// Reads values as `expansion` says. Of the keys in `unusable`, and what is below them, nothing more is said; whoever
     /// reads a table sees to it that nothing is made of one with such keys.
-    pub fn new(expansion: Expansion<'a>, unusable: &'a BTreeSet<KeyPath>) -> Self {
+    pub(super) fn new(expansion: Expansion<'a>, unusable: &'a BTreeSet<KeyPath>) -> Self {
         Self {
             expansion,
             unusable,
@@ -68,12 +69,12 @@ impl<'a> Reader<'a> {
     }
 
     /// Whether files may be looked at.
-    pub fn reads_files(&self) -> bool {
+    pub(super) fn reads_files(&self) -> bool {
         !matches!(self.expansion, Expansion::Without)
     }
 
     /// Whether the value of `key` is not known, though something was written.
-    pub fn is_unusable(&self, key: &KeyPath) -> bool {
+    pub(super) fn is_unusable(&self, key: &KeyPath) -> bool {
         let mut path = Some(key.clone());
         while let Some(key) = path {
             if self.unusable.contains(&key) {
@@ -85,7 +86,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Whether the value of `table`, or of any key below it, is not known.
-    pub fn has_unusable(&self, table: &KeyPath) -> bool {
+    pub(super) fn has_unusable(&self, table: &KeyPath) -> bool {
         self.is_unusable(table)
             || self
                 .unusable
@@ -94,12 +95,16 @@ impl<'a> Reader<'a> {
     }
 
     /// Collects `problem`.
-    pub fn refuse(&mut self, problem: Problem) {
+    pub(super) fn refuse(&mut self, problem: Problem) {
         self.problems.push(problem);
     }
 
     /// The value that was read from `key`; an error is the end of a sentence that the key begins, and a fix.
-    pub fn accept<T>(&mut self, key: &KeyPath, read: Result<T, (String, String)>) -> Option<T> {
+    pub(super) fn accept<T>(
+        &mut self,
+        key: &KeyPath,
+        read: Result<T, (String, String)>,
+    ) -> Option<T> {
         match read {
             Ok(value) => Some(value),
             Err((what, fix)) => {
@@ -110,7 +115,7 @@ impl<'a> Reader<'a> {
     }
 
     /// What `text` expands to; `None` when that is wrong or not known.
-    pub fn text(&mut self, key: &KeyPath, text: &str) -> Option<String> {
+    pub(super) fn text(&mut self, key: &KeyPath, text: &str) -> Option<String> {
         if self.is_unusable(key) {
             return None;
         }
@@ -120,13 +125,18 @@ impl<'a> Reader<'a> {
             Expansion::Done => Ok(Some(text.to_owned())),
         };
         expanded.unwrap_or_else(|error| {
-            self.refuse(Problem::value(key, &error).fix(error.fix()));
+            let fix = match error {
+                // A default would put the secret into the file.
+                EnvError::Unset { .. } if secrets::is_secret_key(key) => "set it".to_owned(),
+                _ => error.fix(),
+            };
+            self.refuse(Problem::value(key, error).fix(fix));
             None
         })
     }
 
     /// The duration of `key`, or `default` when it is not written.
-    pub fn duration(
+    pub(super) fn duration(
         &mut self,
         key: &KeyPath,
         written: Option<&DurationText>,
@@ -138,7 +148,7 @@ impl<'a> Reader<'a> {
     }
 
     /// The duration of `key`; `Some(None)` when it is not there.
-    pub fn optional_duration(
+    pub(super) fn optional_duration(
         &mut self,
         key: &KeyPath,
         written: Option<&DurationText>,
@@ -175,7 +185,7 @@ impl<'a> Reader<'a> {
     }
 
     /// The number of `key`, or `default` when it is not written.
-    pub fn number<T: PartialOrd + Display + Copy>(
+    pub(super) fn number<T: PartialOrd + Display + Copy>(
         &mut self,
         key: &KeyPath,
         written: Option<T>,

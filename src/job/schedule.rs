@@ -6,7 +6,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, LocalResult, NaiveDateTime, TimeZone, Utc};
 use chrono_tz::Tz;
 
 use super::diagnostics::{closest, quoted};
@@ -136,11 +136,40 @@ impl Schedule {
     /// A tick in the hour that a timezone skips in spring is left out that day; one in the hour that it repeats in autumn
     /// comes twice.
     pub fn next_after(&self, after: DateTime<Utc>, timezone: Tz) -> Option<DateTime<Utc>> {
-        self.cron
-            .after(&after.with_timezone(&timezone))
-            .next()
-            .map(|tick| tick.to_utc())
+        // The cron crate goes back in time in a repeated hour, so it is only given clocks that never change.
+        let shown = after.with_timezone(&timezone).naive_local();
+        let ahead = self
+            .ticks_after(shown)
+            .find_map(|tick| first_after(timezone.from_local_datetime(&tick), after));
+        // In an hour that will be repeated, times that the clocks have shown already come again.
+        let repeated = match timezone.from_local_datetime(&shown) {
+            LocalResult::Ambiguous(earlier, later) if earlier == after => self
+                .ticks_after(shown - (later - earlier))
+                .take_while(|tick| *tick <= shown)
+                .find_map(|tick| first_after(timezone.from_local_datetime(&tick), after)),
+            _ => None,
+        };
+        match (ahead, repeated) {
+            (Some(ahead), Some(repeated)) => Some(ahead.min(repeated)),
+            (ahead, repeated) => ahead.or(repeated),
+        }
     }
+
+    /// The ticks after `shown`, as clocks show them.
+    fn ticks_after(&self, shown: NaiveDateTime) -> impl Iterator<Item = NaiveDateTime> {
+        self.cron
+            .after_owned(shown.and_utc())
+            .map(|tick| tick.naive_utc())
+    }
+}
+
+/// The first of the times at which clocks show something that is after `after`.
+fn first_after(times: LocalResult<DateTime<Tz>>, after: DateTime<Utc>) -> Option<DateTime<Utc>> {
+    let earliest = times.earliest().map(|time| time.to_utc());
+    let latest = times.latest().map(|time| time.to_utc());
+    earliest
+        .filter(|time| *time > after)
+        .or(latest.filter(|time| *time > after))
 }
 
 /// The text as it was written.
@@ -235,6 +264,7 @@ pub(super) fn parse_timezone(name: &str) -> Result<Tz, Option<&'static str>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     fn at(text: &str) -> DateTime<Utc> {
         text.parse().unwrap()
@@ -298,18 +328,42 @@ mod tests {
     }
 
     #[test]
-    fn probe() {
-        let berlin = Tz::Europe__Berlin;
-        for after in [
-            "2026-10-25T00:59:30Z",
-            "2026-10-25T00:59:45Z",
-            "2026-10-25T01:00:00Z",
-            "2026-10-25T01:10:00Z",
-            "2026-10-25T01:59:45Z",
-            "2026-03-29T00:59:45Z",
+    fn ticks_go_on_through_a_repeated_hour() {
+        for (timezone, start) in [
+            (Tz::Europe__Berlin, "2026-10-24T23:30:00Z"),
+            (Tz::Australia__Lord_Howe, "2026-04-04T14:00:00Z"),
+            (Tz::America__New_York, "2026-11-01T04:30:00Z"),
         ] {
-            eprintln!("{after} -> {}", next("*/15 * * * * *", berlin, after));
-            eprintln!("{after} -> {} hourly", next("0 0 * * * *", berlin, after));
+            let schedule = Schedule::parse("0 */15 * * * *", timezone, at(start)).unwrap();
+            let mut tick = at(start);
+            for _ in 0..16 {
+                let next = schedule.next_after(tick, timezone).unwrap();
+                assert_eq!((next - tick).num_minutes(), 15, "{timezone} after {tick}");
+                tick = next;
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn ticks_come_after_and_none_is_left_out(
+            after_s in 1_700_000_000_i64..2_000_000_000,
+            gap_s in 0_i64..200_000,
+            text in prop::sample::select(vec!["0 */7 * * * *", "30 15 2 * * *", "0 0 0,1,2,3 * * SUN", "*/20 * * * * *"]),
+            timezone in prop::sample::select(vec![Tz::UTC, Tz::Europe__Berlin, Tz::Australia__Lord_Howe, Tz::America__Havana]),
+        ) {
+            let start = at("2023-01-01T00:00:00Z");
+            let schedule = Schedule::parse(text, timezone, start).unwrap();
+            let after = DateTime::from_timestamp(after_s, 0).unwrap();
+            let next = schedule.next_after(after, timezone).unwrap();
+            prop_assert!(next > after);
+            // From anywhere before the tick it is still the next one.
+            let between = after + chrono::TimeDelta::seconds(gap_s % (next - after).num_seconds());
+            prop_assert_eq!(schedule.next_after(between, timezone), Some(next));
+            // What clocks show then is what the schedule says.
+            let shown = next.with_timezone(&timezone).naive_local();
+            let just_before = shown - chrono::TimeDelta::seconds(1);
+            prop_assert_eq!(schedule.ticks_after(just_before).next(), Some(shown));
         }
     }
 

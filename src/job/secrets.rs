@@ -8,7 +8,7 @@ use super::env;
 use super::spec::{SecretText, SourceSpec};
 
 /// What stands in a stored source in place of a literal secret.
-pub const MARKER: &str = "(a literal secret, not stored)";
+pub(super) const MARKER: &str = "(a literal secret, not stored)";
 
 /// Parts of the names of headers whose values are secrets.
 const SECRET_HEADER_PARTS: [&str; 13] = [
@@ -66,7 +66,7 @@ impl SourceSpec {
         secrets
     }
 
-    /// This source as it may be stored: unexpanded, with [`MARKER`] in place of every secret that is written literally.
+    /// This source as it may be stored: unexpanded, with a marker in place of every secret that is written literally.
     ///
     /// A reference's default counts as written: `${TOKEN:-abc}` is replaced, `Bearer ${TOKEN}` is kept.
     #[must_use]

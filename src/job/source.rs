@@ -15,15 +15,13 @@ use super::diagnostics::{KeyPath, Problem, quoted};
 use super::env::Env;
 use super::http_header;
 use super::reader::{Bounds, Expansion, Reader};
+use super::secret_file::{read_path, read_secret_file};
 use super::secrets::MARKER;
 use super::spec::{
     BasicAuthSpec, CONCURRENCY, DEFAULT_CONCURRENCY, DEFAULT_MAX_ATTEMPTS,
     DEFAULT_REQUESTS_PER_SECOND, DEFAULT_TIMEOUT, LimitsSpec, MAX_ATTEMPTS, REQUESTS_PER_SECOND,
     SecretText, SourceSpec, TRACES_PER_REQUEST, TlsSpec, TracesPerRequestSpec, UsernameSpec,
 };
-
-/// The largest file that is read for a secret, in bytes.
-const LARGEST_SECRET_FILE: u64 = 64 * 1024;
 
 /// A Tempo server that can be talked to.
 #[derive(Debug, Clone)]
@@ -158,6 +156,7 @@ impl SourceSpec {
     ) -> Option<Vec<(String, SecretString)>> {
         let at = at.child("headers");
         let mut headers: Vec<(String, SecretString)> = Vec::new();
+        let mut names: Vec<&String> = Vec::new();
         let mut is_known = true;
         for (name, value) in self.headers.iter().flatten() {
             let key = at.child(name);
@@ -169,16 +168,14 @@ impl SourceSpec {
                 is_known = false;
                 continue;
             }
-            if let Some((other, _)) = headers
-                .iter()
-                .find(|(other, _)| other.eq_ignore_ascii_case(name))
-            {
+            if let Some(other) = names.iter().find(|other| other.eq_ignore_ascii_case(name)) {
                 let other = at.child(other);
                 let message = format!("{} is the same header as `{}`", key.subject(), other.leaf());
                 reader.refuse(Problem::conflict(&other, &key, message).fix("keep one of them"));
                 is_known = false;
                 continue;
             }
+            names.push(name);
             match reader.secret(&key, value) {
                 Some(text) if !http_header::is_value(&text) => {
                     reader.refuse(
@@ -337,10 +334,10 @@ fn default_name(url: &Url) -> String {
 
 /// Reads the base URL of a Tempo; the error is the end of a sentence, and a fix.
 ///
-/// The text is shown only where it cannot hold a password.
+/// The text is shown only where it cannot hold a password or a token.
 pub(super) fn read_url(text: &str) -> Result<Url, (String, String)> {
     const EXAMPLE: &str = "write for example `http://localhost:3200`";
-    let shown = if text.contains('@') {
+    let shown = if text.contains(['@', '?']) {
         String::new()
     } else {
         format!(": {}", quoted(text))
@@ -391,10 +388,8 @@ fn read_basic_auth(spec: &BasicAuthSpec, at: &KeyPath, reader: &mut Reader<'_>) 
         let is_possible =
             !username.is_empty() && !username.contains(|c: char| c == ':' || c.is_control());
         if !is_possible {
-            let problem = Problem::value(
-                &key,
-                format!("is not a possible username: {}", quoted(&username)),
-            );
+            // It is not shown: with a `:` in it, it may be username and password.
+            let problem = Problem::value(&key, "is not a possible username");
             reader.refuse(problem.fix("it is not empty, and has no `:`"));
         }
         is_possible.then_some(username)
@@ -441,7 +436,6 @@ fn read_tls(spec: Option<&TlsSpec>, at: &KeyPath, reader: &mut Reader<'_>) -> Op
         reader.refuse(
             Problem::key(written, message).fix(format!("add `{} = \"…\"`", missing.leaf())),
         );
-        return None;
     }
     let mut file = |key: &str, path: &Option<String>| {
         let key = at.child(key);
@@ -513,90 +507,6 @@ fn read_limits(spec: Option<&LimitsSpec>, at: &KeyPath, reader: &mut Reader<'_>)
         timeout: timeout?,
         max_attempts: u32::try_from(max_attempts?).ok()?,
     })
-}
-
-/// The path of a file that exists.
-fn read_path(key: &KeyPath, written: &str, reader: &mut Reader<'_>) -> Option<PathBuf> {
-    let text = reader.text(key, written)?;
-    let problem = |what: String, fix: &str| Problem::value(key, what).fix(fix);
-    let path = PathBuf::from(&text);
-    if text.starts_with('~') {
-        reader.refuse(problem(
-            format!("begins with `~`, which is not expanded: {}", quoted(&text)),
-            "write `${HOME}` instead",
-        ));
-        return None;
-    }
-    if path.is_relative() {
-        let what = format!("is not an absolute path: {}", quoted(&text));
-        reader.refuse(problem(
-            what,
-            "a path that begins with a reference must expand to an absolute one",
-        ));
-        return None;
-    }
-    if !reader.reads_files() {
-        return None;
-    }
-    match std::fs::metadata(&path) {
-        Ok(metadata) if metadata.is_dir() => {
-            reader.refuse(problem(
-                format!("is a folder, not a file: {}", quoted(&text)),
-                "name the file",
-            ));
-            None
-        }
-        Ok(_) => Some(path),
-        Err(error) => {
-            reader.refuse(problem(
-                format!("cannot be read: {}: {}", quoted(&text), io_reason(&error)),
-                "create the file, or correct the path",
-            ));
-            None
-        }
-    }
-}
-
-/// The secret in a file, without the line end after it.
-fn read_secret_file(key: &KeyPath, written: &str, reader: &mut Reader<'_>) -> Option<String> {
-    let path = read_path(key, written, reader)?;
-    let shown = quoted(&path.to_string_lossy());
-    let content = match read_limited(&path, LARGEST_SECRET_FILE) {
-        Ok(content) => content,
-        Err(error) => {
-            let what = format!("cannot be read: {shown}: {}", io_reason(&error));
-            reader.refuse(Problem::value(key, what).fix("let this user read the file"));
-            return None;
-        }
-    };
-    let refusal = match content.map(String::from_utf8) {
-        None => "is too large for a secret",
-        Some(Err(_)) => "is not text",
-        Some(Ok(text)) if text.trim_end_matches(['\r', '\n']).is_empty() => "is empty",
-        Some(Ok(text)) => return Some(text.trim_end_matches(['\r', '\n']).to_owned()),
-    };
-    let problem = Problem::value(key, format!("names a file that {refusal}: {shown}"));
-    reader.refuse(problem.fix("put the secret in it, and nothing else"));
-    None
-}
-
-/// What `path` holds; `None` when that is more than `most` bytes.
-pub(super) fn read_limited(path: &Path, most: u64) -> std::io::Result<Option<Vec<u8>>> {
-    use std::io::Read;
-    let mut content = Vec::new();
-    let read = std::fs::File::open(path)?
-        .take(most + 1)
-        .read_to_end(&mut content)?;
-    Ok((read as u64 <= most).then_some(content))
-}
-
-/// The reason of an I/O error in words, without the system's number.
-pub(super) fn io_reason(error: &std::io::Error) -> String {
-    let reason = error.to_string();
-    match reason.split_once(" (os error") {
-        Some((words, _)) => words.to_owned(),
-        None => reason,
-    }
 }
 
 impl Reader<'_> {

@@ -2,7 +2,7 @@
 //!
 //! The JSON Schema is made from these types, the structure of a file is held against that schema, and the values are then
 //! read into these types: so the three cannot disagree. What the values mean, and whether they are possible, is decided
-//! in [`super::validate`] and [`super::source`]. Strings are still unexpanded here where a source is concerned.
+//! in `super::validate` and `super::source`. Strings are still unexpanded here where a source is concerned.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;

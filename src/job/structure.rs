@@ -23,8 +23,11 @@ pub(super) struct Structure {
 /// Holds `root` against `schema` and takes out of it what does not fit. Required strings that are missing become empty ones.
 /// The keys in `unusable` were taken out before, so they are not missing.
 pub(super) fn check(schema: &Json, root: &mut Node, unusable: BTreeSet<KeyPath>) -> Structure {
+    let mut written = BTreeSet::new();
+    collect_paths(root, &KeyPath::root(), &mut written);
     let mut walk = Walk {
         root: schema,
+        written,
         found: Structure {
             problems: Vec::new(),
             unusable,
@@ -36,6 +39,8 @@ pub(super) fn check(schema: &Json, root: &mut Node, unusable: BTreeSet<KeyPath>)
 
 struct Walk<'s> {
     root: &'s Json,
+    /// The keys of the file, before anything was taken out.
+    written: BTreeSet<KeyPath>,
     found: Structure,
 }
 
@@ -183,9 +188,13 @@ impl<'s> Walk<'s> {
             } else {
                 problem.fix(format!("it belongs in {}", alternatives(&names)))
             };
-            self.found
-                .unusable
-                .extend(homes.iter().map(|home| home.child(&entry.key)));
+            // Where the key is missing, it was probably meant to be there.
+            for home in homes {
+                let meant = home.child(&entry.key);
+                if !self.written.contains(&meant) {
+                    self.found.unusable.insert(meant);
+                }
+            }
         } else if let Some(meant) = closest(&entry.key, free) {
             let meant = table.child(meant);
             problem = if is_table {
@@ -275,6 +284,14 @@ impl<'s> Walk<'s> {
             }
         }
         vec![schema]
+    }
+}
+
+fn collect_paths(node: &Node, path: &KeyPath, paths: &mut BTreeSet<KeyPath>) {
+    for entry in node.entries() {
+        let path = path.child(&entry.key);
+        collect_paths(&entry.node, &path, paths);
+        paths.insert(path);
     }
 }
 
@@ -378,14 +395,35 @@ mod tests {
         let text = "nam = \"a\"\nsource = { url = \"http://x\", timeout = \"1s\" }\nwindow = \"1h\"\n\
                     [bakfill]\n[backfill]\nevery = \"1s\"\nlookbak = \"1s\"\ndataset = \"x\"\n\
                     [poll]\nlookbak = \"1s\"\nwindow = \"1h\"\ncolour = \"red\"\n";
-        insta::assert_snapshot!(said(&job_schema(), text), @"");
+        insta::assert_snapshot!(said(&job_schema(), text), @r#"
+        f:1:1: unknown key `nam`; did you mean `name`?
+        f:2:30: unknown key `timeout` in [source]; it belongs in [source.limits]
+        f:3:1: unknown key `window`; it belongs in [backfill]
+        f:4:2: unknown table [bakfill]
+        f:6:1: unknown key `every` in [backfill]; it belongs in [baseline] or [poll]
+        f:7:1: unknown key `lookbak` in [backfill]
+        f:8:1: unknown key `dataset` in [backfill]; it belongs at the top, above the first [table]
+        f:10:1: unknown key `lookbak` in [poll]; did you mean `lookback`?
+        f:11:1: unknown key `window` in [poll]; it belongs in [backfill]
+        f:12:1: unknown key `colour` in [poll]
+        "#);
     }
 
     #[test]
     fn wrong_kinds_and_words() {
         let text = "name = 7\nsource = true\nenabled = \"yes\"\n[select]\ndetail = \"servics\"\nattributes = [\"span.a\", 1]\n\
                     [backfill]\nlast = 3600\nfrom = \"2026-11-01T00:00:00Z\"\norder = \"random\"\n[[poll]]\n";
-        insta::assert_snapshot!(said(&job_schema(), text), @"");
+        insta::assert_snapshot!(said(&job_schema(), text), @r#"
+        f:1:8: `name` must be a string, not an integer (`7`); write for example `name = "shop"`
+        f:2:10: `source` must be a string or a table, not a boolean (`true`); write for example `source = "prod"`
+        f:3:11: `enabled` must be `true` or `false`, not a string (`yes`); write for example `enabled = true`
+        f:5:10: `detail` in [select] must be `trace`, `services` or `spans`, not `servics`; did you mean `services`?
+        f:6:25: `attributes[1]` in [select] must be a string, not an integer (`1`)
+        f:8:8: `last` in [backfill] must be a string, not an integer (`3600`); write for example `last = "7d"`
+        f:9:8: `from` in [backfill] must be a date and time with an offset, not a string (`2026-11-01T00:00:00Z`); write it without quotes
+        f:10:9: `order` in [backfill] must be `newest-first` or `oldest-first`, not `random`
+        f:11:1: `poll` must be a table, not an array; write [poll]
+        "#);
     }
 
     #[test]
@@ -393,7 +431,18 @@ mod tests {
         let text = "url = \"http://x\"\n[prod]\ntenant = \"a\"\ntimeout = \"1s\"\nbearer_token = 12345\n[prod.headers]\nX-Key = 7\n\
                     [prod.basic_auth]\npassword = [\"x\"]\n\
                     [prod.limits]\nconcurrency = 99999999999999999999\nrequests_per_second = nan\ntraces_per_request = \"all\"\nurl = \"x\"\n";
-        insta::assert_snapshot!(said(&sources_schema(), text), @"");
+        insta::assert_snapshot!(said(&sources_schema(), text), @r#"
+        f:1:7: `url` must be a table, not a string (`http://x`)
+        f:4:1: unknown key `timeout` in [prod]; it belongs in [prod.limits]
+        f:5:16: `bearer_token` in [prod] must be a string, not an integer; write for example `bearer_token = "${TEMPO_TOKEN}"`
+        f:7:9: `X-Key` in [prod.headers] must be a string, not an integer
+        f:9:12: `password` in [prod.basic_auth] must be a string, not an array; write for example `password = "${TEMPO_PASSWORD}"`
+        f:8:7: `username` in [prod.basic_auth] is missing; add for example `username = "12345"`
+        f:11:15: `concurrency` in [prod.limits] is too large a number
+        f:12:23: `requests_per_second` in [prod.limits] must be a finite number, not `NaN`
+        f:13:22: `traces_per_request` in [prod.limits] must be `auto` or an integer, not `all`
+        f:14:1: unknown key `url` in [prod.limits]; it belongs in [prod]
+        "#);
     }
 
     #[test]

@@ -45,16 +45,92 @@ impl Template {
     pub fn render(&self) -> Result<String, TemplateError> {
         let window = self.check()?;
         let string = |text: &str| toml::Value::from(text).to_string();
+        let (name, url, last) = (string(&self.name), string(&self.url), string(&self.last));
+        let window = string(&duration::format(window));
         let tenant = match &self.tenant {
             Some(tenant) => format!("tenant = {}", string(tenant)),
-            None => "# tenant = \"team-a\"                  # X-Scope-OrgID, where Tempo has several tenants".to_owned(),
+            None => "# tenant = \"team-a\"".to_owned(),
         };
-        Ok(TEXT
-            .replace("@NAME@", &string(&self.name))
-            .replace("@TENANT@", &tenant)
-            .replace("@WINDOW@", &string(&duration::format(window)))
-            .replace("@LAST@", &string(&self.last))
-            .replace("@URL@", &string(&self.url)))
+        let lines = [
+            (
+                "",
+                "A tempo-harvest job: what to collect from a Grafana Tempo into PostgreSQL.",
+            ),
+            (
+                "",
+                "`tempo-harvest check FILE` says whether it is right, `tempo-harvest run FILE` runs it.",
+            ),
+            (
+                "",
+                "Strings may take values from the environment: \"${VAR}\" or \"${VAR:-default}\".",
+            ),
+            ("", ""),
+            (
+                &format!("name = {name}"),
+                "unique among your jobs; also the dataset's name, unless `dataset` says another",
+            ),
+            (
+                "# timezone = \"Europe/Berlin\"",
+                "by whose clocks `schedule` ticks; UTC by default",
+            ),
+            ("", ""),
+            (
+                "[source]",
+                "or, shared by several jobs: source = \"prod\", and a [prod] table in sources.toml",
+            ),
+            (&format!("url = {url}"), ""),
+            (
+                &tenant,
+                "sent as X-Scope-OrgID, where Tempo has several tenants",
+            ),
+            (
+                "# bearer_token = \"${TEMPO_TOKEN}\"",
+                "or bearer_token_file = \"/run/secrets/tempo-token\"",
+            ),
+            (
+                "# basic_auth = { username = \"12345\", password = \"${TEMPO_PASSWORD}\" }",
+                "",
+            ),
+            (
+                "# retention = \"14d\"",
+                "how long Tempo keeps traces: what is older is reported as a gap",
+            ),
+            (
+                "# limits = { concurrency = 4, requests_per_second = 20 }",
+                "",
+            ),
+            ("", ""),
+            ("[select]", ""),
+            (
+                "# query = '{ status = error }'",
+                "TraceQL; without one every trace is collected",
+            ),
+            (
+                "detail = \"trace\"",
+                "\"services\" adds spans and errors per service, and costs Tempo more",
+            ),
+            ("", ""),
+            ("[backfill]", ""),
+            (
+                &format!("last = {last}"),
+                "or from = 2026-11-01T00:00:00Z and to = 2026-11-08T00:00:00Z",
+            ),
+            (
+                &format!("window = {window}"),
+                "fetched as one; windows that hold too much are split",
+            ),
+            (
+                "# schedule = \"0 15 3 * * *\"",
+                "cron, seconds first: fill in what is missing every day at 03:15:00",
+            ),
+            ("", ""),
+            ("# [poll]", "keep up with new traces"),
+            ("# every = \"15s\"", ""),
+        ];
+        Ok(lines
+            .into_iter()
+            .map(|(code, comment)| aligned(code, comment))
+            .collect())
     }
 
     /// The window for so short or long a backfill.
@@ -85,33 +161,15 @@ impl Template {
     }
 }
 
-const TEXT: &str = r##"# A tempo-harvest job: what to collect from a Grafana Tempo into PostgreSQL.
-# `tempo-harvest check FILE` says whether it is right, `tempo-harvest run FILE` runs it.
-# Strings may take values from the environment: "${VAR}" or "${VAR:-default}".
-
-name = @NAME@                            # unique among your jobs; also the dataset's name, unless `dataset` says another
-# timezone = "Europe/Berlin"            # by whose clocks `schedule` ticks; UTC by default
-
-[source]                                # or, shared by several jobs: source = "prod", and a [prod] table in sources.toml
-url = @URL@
-@TENANT@
-# bearer_token = "${TEMPO_TOKEN}"       # or bearer_token_file = "/run/secrets/tempo-token"
-# basic_auth = { username = "12345", password = "${TEMPO_PASSWORD}" }
-# retention = "14d"                     # how long Tempo keeps traces: what is older is reported as a gap
-# limits = { concurrency = 4, requests_per_second = 20 }
-
-[select]
-# query = '{ resource.service.name = "shop" }'   # TraceQL; without one every trace is collected
-detail = "trace"                        # "services" adds spans and errors per service, and costs Tempo more
-
-[backfill]
-last = @LAST@                            # or from = 2026-11-01T00:00:00Z and to = 2026-11-08T00:00:00Z
-window = @WINDOW@                          # fetched as one; windows that hold too much are split
-# schedule = "0 15 3 * * *"             # cron, seconds first: fill in what is missing every day at 03:15:00
-
-# [poll]                                # keep up with new traces
-# every = "15s"
-"##;
+/// A line of the file: TOML and a comment, of which either may be missing.
+fn aligned(code: &str, comment: &str) -> String {
+    match (code, comment) {
+        ("", "") => "\n".to_owned(),
+        ("", comment) => format!("# {comment}\n"),
+        (code, "") => format!("{code}\n"),
+        (code, comment) => format!("{code:<39} # {comment}\n"),
+    }
+}
 
 #[cfg(test)]
 mod tests {
@@ -144,7 +202,12 @@ mod tests {
             tenant: Some(String::new()),
             last: "0s".to_owned(),
         };
-        insta::assert_snapshot!(wrong.render().unwrap_err(), @"");
+        insta::assert_snapshot!(wrong.render().unwrap_err(), @r#"
+        `--name` must be 1 to 63 lower-case letters, digits, `_` and `-`, beginning with a letter or digit, not `Shop!`
+        `--url` is not an http or https URL: `localhost:3200`; write `http://localhost:3200`
+        `--tenant` is empty; leave it out
+        `--last` must be from 1s to 3650d, not `0s`
+        "#);
     }
 
     #[test]

@@ -5,7 +5,7 @@
 
 /// Why a query is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum TraceqlError {
+pub(super) enum TraceqlError {
     /// Nothing but spaces.
     #[error("is empty")]
     Empty,
@@ -43,7 +43,7 @@ pub enum TraceqlError {
 
 impl TraceqlError {
     /// What to do about it.
-    pub fn fix(&self) -> &'static str {
+    pub(super) fn fix(&self) -> &'static str {
         match self {
             Self::Empty => "leave the key out to collect every trace",
             Self::UnclosedString { .. } => "close it",
@@ -74,7 +74,7 @@ const METRICS_FUNCTIONS: [&str; 11] = [
 ///
 /// # Errors
 /// The first thing that is surely wrong.
-pub fn check(query: &str) -> Result<(), TraceqlError> {
+pub(super) fn check(query: &str) -> Result<(), TraceqlError> {
     if query.trim().is_empty() {
         return Err(TraceqlError::Empty);
     }
@@ -85,7 +85,7 @@ pub fn check(query: &str) -> Result<(), TraceqlError> {
     let mut word_has_ended = false;
     let mut word_is_piped = false;
     let mut after_pipe = false;
-    let mut characters = query.chars().peekable();
+    let mut characters = query.chars();
     while let Some(character) = characters.next() {
         let in_spanset = open.contains(&'{');
         match character {
@@ -114,7 +114,7 @@ pub fn check(query: &str) -> Result<(), TraceqlError> {
                 word.clear();
             }
             '|' if !in_spanset => {
-                after_pipe = characters.next_if_eq(&'|').is_none();
+                after_pipe = true;
                 word.clear();
             }
             _ if in_spanset => {}
@@ -138,10 +138,7 @@ pub fn check(query: &str) -> Result<(), TraceqlError> {
     }
 }
 
-fn skip_string(
-    quote: char,
-    characters: &mut std::iter::Peekable<std::str::Chars<'_>>,
-) -> Result<(), TraceqlError> {
+fn skip_string(quote: char, characters: &mut std::str::Chars<'_>) -> Result<(), TraceqlError> {
     while let Some(character) = characters.next() {
         if character == quote {
             return Ok(());

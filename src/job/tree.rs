@@ -168,7 +168,7 @@ fn collect_positions(node: &Node, path: &KeyPath, lines: &Lines<'_>, positions: 
 
 impl Value {
     /// A string as it is written.
-    pub fn string(text: String) -> Self {
+    pub(super) fn string(text: String) -> Self {
         let has_reference = env::has_reference(&text);
         Self::String {
             text,
@@ -177,7 +177,7 @@ impl Value {
     }
 
     /// Its kind, with an article, as messages name it.
-    pub fn kind(&self) -> &'static str {
+    pub(super) fn kind(&self) -> &'static str {
         match self {
             Self::String { .. } => "a string",
             Self::Integer(_) => "an integer",
@@ -190,7 +190,7 @@ impl Value {
     }
 
     /// The value of a simple kind, as it would be written without quotes; `None` for arrays and tables.
-    pub fn shown(&self) -> Option<String> {
+    pub(super) fn shown(&self) -> Option<String> {
         match self {
             Self::String { text, .. } | Self::Datetime(text) => Some(text.clone()),
             Self::Integer(integer) => integer.map(|integer| integer.to_string()),
@@ -203,7 +203,7 @@ impl Value {
 
 impl Node {
     /// The entries of a table; none for anything else.
-    pub fn entries(&self) -> &[Entry] {
+    pub(super) fn entries(&self) -> &[Entry] {
         match &self.value {
             Value::Table(entries) => entries,
             _ => &[],
@@ -211,7 +211,7 @@ impl Node {
     }
 
     /// The value of the key `key` of a table.
-    pub fn get(&self, key: &str) -> Option<&Self> {
+    pub(super) fn get(&self, key: &str) -> Option<&Self> {
         self.entries()
             .iter()
             .find(|entry| entry.key == key)
@@ -219,7 +219,7 @@ impl Node {
     }
 
     /// What stands at `path` in the tables below.
-    pub fn at(&self, path: &[String]) -> Option<&Self> {
+    pub(super) fn at(&self, path: &[String]) -> Option<&Self> {
         match path {
             [] => Some(self),
             [first, rest @ ..] => self.get(first)?.at(rest),
@@ -228,7 +228,7 @@ impl Node {
 
     /// Expands the strings here and below, as `reader` says, except what stands below the key `except`. Those that are wrong or
     /// not known are taken out; their paths are returned.
-    pub fn expand(
+    pub(super) fn expand(
         &mut self,
         path: &KeyPath,
         except: &KeyPath,
@@ -271,7 +271,7 @@ impl Node {
     }
 
     /// The same as JSON, from which the literal types are read: dates become strings.
-    pub fn to_json(&self) -> Json {
+    pub(super) fn to_json(&self) -> Json {
         match &self.value {
             Value::String { text, .. } | Value::Datetime(text) => Json::from(text.as_str()),
             Value::Integer(integer) => Json::from(*integer),

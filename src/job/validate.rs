@@ -333,12 +333,8 @@ fn read_range(
                 (&at_to, &at_from)
             };
             let message = format!("{} needs `{}` beside it", written.subject(), missing.leaf());
-            let example = format!(
-                "add for example `{} = {}`",
-                missing.leaf(),
-                instant::format(now)
-            );
-            reader.refuse(Problem::key(written, message).fix(example));
+            let fix = format!("add `{}`, or say `last = \"7d\"` instead", missing.leaf());
+            reader.refuse(Problem::key(written, message).fix(fix));
             None
         }
     }

@@ -1,0 +1,85 @@
+//! What a job collects, in one line: for `check`, which has no [`super::Job`] where the environment is missing.
+
+use chrono_tz::Tz;
+
+use super::diagnostics::quoted;
+use super::validate::Validated;
+use super::{Backfill, BackfillRange, Order, Poll, Ticks, duration, instant};
+
+/// A job, as far as it is known without its source.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outline {
+    /// The job's name.
+    pub name: String,
+    /// The dataset that its traces belong to.
+    pub dataset: String,
+    /// The source's name, where it does not depend on an environment that was not given.
+    pub source: Option<String>,
+    /// All of it in one line.
+    pub summary: String,
+}
+
+impl Validated {
+    /// The outline of the job `name` with this source.
+    pub(super) fn outline(&self, name: &str, source: Option<&str>) -> Outline {
+        let what = match &self.select.query {
+            Some(query) => quoted(query),
+            None => "every trace".to_owned(),
+        };
+        let from = match source {
+            Some(source) => format!(" from `{source}`"),
+            None => String::new(),
+        };
+        let mut parts = vec![format!(
+            "{what}{from} into dataset `{}`, detail {}",
+            self.dataset, self.select.detail
+        )];
+        parts.extend(
+            self.backfill
+                .as_ref()
+                .map(|backfill| backfill_summary(backfill, self.timezone)),
+        );
+        parts.extend(
+            self.poll
+                .as_ref()
+                .map(|poll| poll_summary(poll, self.timezone)),
+        );
+        let disabled = if self.enabled { "" } else { " (disabled)" };
+        Outline {
+            name: name.to_owned(),
+            dataset: self.dataset.clone(),
+            source: source.map(str::to_owned),
+            summary: format!("`{name}`{disabled}: {}", parts.join("; ")),
+        }
+    }
+}
+
+fn backfill_summary(backfill: &Backfill, timezone: Tz) -> String {
+    let range = match &backfill.range {
+        BackfillRange::Last(last) => format!("the last {}", duration::format(*last)),
+        BackfillRange::Between { from, to } => {
+            format!("{} to {}", instant::format(*from), instant::format(*to))
+        }
+    };
+    let order = match backfill.order {
+        Order::NewestFirst => "newest first",
+        Order::OldestFirst => "oldest first",
+    };
+    let when = match &backfill.schedule {
+        Some(schedule) => format!(", at `{schedule}` {timezone}"),
+        None => String::new(),
+    };
+    let window = duration::format(backfill.window);
+    format!("backfill of {range} in windows of {window}, {order}{when}")
+}
+
+fn poll_summary(poll: &Poll, timezone: Tz) -> String {
+    let delay = duration::format(poll.delay);
+    match &poll.ticks {
+        Ticks::Every(every) => format!(
+            "poll every {}, {delay} behind now",
+            duration::format(*every)
+        ),
+        Ticks::Schedule(schedule) => format!("poll at `{schedule}` {timezone}, {delay} behind now"),
+    }
+}
