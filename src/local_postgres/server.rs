@@ -62,6 +62,7 @@ const POLL_INTERVAL: Duration = Duration::from_millis(20);
 /// programs do.
 pub(super) fn clean_environment(command: &mut Command) {
     command.env_clear();
+
     for name in KEPT_VARIABLES {
         if let Some(value) = env::var_os(name) {
             command.env(name, value);
@@ -222,7 +223,7 @@ impl Server {
             }
         }
         // PostgreSQL believes a stale file when another process has its ID now. We know better: the lock is free.
-
+        remove_file(&data.join("postmaster.pid"))?;
         if let Some(old) = folder.socket_folder()? {
             home.remove_private_folder(&old);
             folder.note_socket_folder(None)?;

@@ -84,7 +84,7 @@ pub async fn merge(
 /// Sorted by ID (so that two merges at once take their locks in the same order), each ID once. Should an answer bring a
 /// trace twice, the two are fragments of it.
 fn combine(mut found: Vec<TraceSummary>) -> Vec<TraceSummary> {
-    found.sort_unstable_by(|a, b| a.trace_id.cmp(&b.trace_id));
+    found.sort_unstable_by_key(|trace| trace.trace_id);
     found.dedup_by(|later, kept| {
         if later.trace_id != kept.trace_id {
             return false;

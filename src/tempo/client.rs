@@ -302,7 +302,7 @@ impl Client {
             .header(ACCEPT, accept)
             .send()
             .await
-            .map_err(|error| self.transport(&error))?;
+            .map_err(|error| self.transport(error))?;
         let status = response.status().as_u16();
         let headers = response.headers().clone();
         let text_of = |name| {
@@ -356,7 +356,7 @@ impl Client {
         while let Some(chunk) = response
             .chunk()
             .await
-            .map_err(|error| self.transport(&error))?
+            .map_err(|error| self.transport(error))?
         {
             if bytes.len() + chunk.len() > LARGEST_BODY {
                 return Err(too_large());
@@ -411,7 +411,7 @@ impl Client {
         }
     }
 
-    fn transport(&self, error: &reqwest::Error) -> Failure {
+    fn transport(&self, error: reqwest::Error) -> Failure {
         let address = host_and_port(&self.source.url);
         let (class, what) = if error.is_timeout() && !error.is_connect() {
             let seconds = self.source.limits.timeout.as_secs_f64();
@@ -432,7 +432,8 @@ impl Client {
                 format!("the connection to Tempo at {address} broke off"),
             )
         };
-        Failure::new(class, self.scrub(&format!("{what}: {}", chain(error))))
+        let error = error.without_url();
+        Failure::new(class, self.scrub(&format!("{what}: {}", chain(&error))))
     }
 
     /// A server may say back what it was sent: none of it is a secret afterwards.

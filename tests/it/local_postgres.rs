@@ -1,193 +1,20 @@
 //! The private PostgreSQL: shared, stopped with its last user, and up again after whatever was killed.
 
-#![expect(clippy::unwrap_used, reason = "what fails here fails the test")]
-
-use std::ffi::OsStr;
 use std::fs::{self, File, Permissions};
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, geteuid, getpgid, kill_process};
-use sqlx::{ConnectOptions, Connection, PgConnection, query, query_scalar};
-use tempfile::TempDir;
+use sqlx::{ConnectOptions, Connection, query, query_scalar};
 use tempo_harvest::local_postgres::{Error, FOLDER_NAME, LocalPostgres, SearchPlaces, find_folder};
 
-const PROGRAM: &str = env!("CARGO_BIN_EXE_tempo-harvest");
-
-/// A folder to work in, of which the server is gone when it is dropped.
-struct Place {
-    root: TempDir,
-}
-
-impl Place {
-    fn new() -> Self {
-        let root = tempfile::tempdir().unwrap();
-        // So that root's server, which is not root, can have its data here.
-        fs::set_permissions(root.path(), Permissions::from_mode(0o755)).unwrap();
-        Self { root }
-    }
-
-    fn folder(&self) -> PathBuf {
-        self.root.path().join(FOLDER_NAME)
-    }
-
-    async fn start(&self) -> LocalPostgres {
-        LocalPostgres::start(&self.folder(), Path::new(PROGRAM))
-            .await
-            .unwrap_or_else(|error| panic!("{error}"))
-    }
-
-    /// `tempo-harvest db -- COMMAND…` in this place.
-    fn db(&self, command: &[&str]) -> Command {
-        let mut db = Command::new(PROGRAM);
-        db.arg("db")
-            .arg("--")
-            .args(command)
-            .current_dir(self.root.path())
-            .env_remove("DATABASE_URL");
-        db
-    }
-
-    /// Another process that uses the server, until its standard input is closed or it is killed.
-    fn other_user(&self) -> OtherUser {
-        let mut child = self
-            .db(&["sh", "-c", "echo using; cat"])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        BufReader::new(child.stdout.as_mut().unwrap())
-            .read_line(&mut line)
-            .unwrap();
-        assert_eq!(line, "using\n");
-        OtherUser { child }
-    }
-
-    fn data(&self) -> PathBuf {
-        self.folder().join("data")
-    }
-
-    fn postmaster(&self) -> Pid {
-        pid_in(&self.data().join("postmaster.pid"))
-    }
-
-    fn supervisor(&self) -> Pid {
-        pid_in(&self.folder().join("supervisor.lock"))
-    }
-
-    /// Waits until nobody holds this lock: the kernel says when its holder has ended.
-    async fn free(&self, lock: &str) {
-        let file = File::options()
-            .write(true)
-            .open(self.folder().join(lock))
-            .unwrap();
-        let waiting = tokio::task::spawn_blocking(move || file.lock().unwrap());
-        tokio::time::timeout(Duration::from_secs(60), waiting)
-            .await
-            .unwrap_or_else(|_| panic!("`{lock}` is still held"))
-            .unwrap();
-    }
-
-    fn is_free(&self, lock: &str) -> bool {
-        File::open(self.folder().join(lock))
-            .unwrap()
-            .try_lock_shared()
-            .is_ok()
-    }
-
-    /// Nothing runs, and nothing is left but the data.
-    fn assert_stopped(&self) {
-        assert!(self.is_free("supervisor.lock"), "a supervisor is left");
-        assert!(self.is_free("server.lock"), "a server is left");
-        assert!(!self.data().join("postmaster.pid").exists());
-        assert!(!self.folder().join("socket-folder").exists());
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        // A test that fails may leave a server; its users are gone with the test.
-        if let Ok(lock) = File::open(self.folder().join("server.lock")) {
-            for _ in 0..500 {
-                if lock.try_lock_shared().is_ok() {
-                    break;
-                }
-                std::thread::sleep(Duration::from_millis(20));
-            }
-        }
-    }
-}
-
-struct OtherUser {
-    child: Child,
-}
-
-/// A process that is killed when the test ends, however it ends.
-struct Killed(Child);
-
-impl Drop for Killed {
-    fn drop(&mut self) {
-        // It may have ended already.
-        self.0.kill().ok();
-        self.0.wait().ok();
-    }
-}
-
-impl OtherUser {
-    fn kill(mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
-    }
-
-    fn leave(mut self) {
-        drop(self.child.stdin.take());
-        assert!(self.child.wait().unwrap().success());
-    }
-}
-
-fn pid_in(path: &Path) -> Pid {
-    let text = fs::read_to_string(path).unwrap();
-    let first = text.lines().next().unwrap();
-    Pid::from_raw(first.trim().parse().unwrap()).unwrap()
-}
-
-fn socket_folder(server: &LocalPostgres) -> PathBuf {
-    let (_, folder) = server
-        .environment()
-        .into_iter()
-        .find(|(name, _)| name == "PGHOST")
-        .unwrap();
-    folder.into()
-}
-
-async fn connection(server: &LocalPostgres) -> PgConnection {
-    server.connect_options().connect().await.unwrap()
-}
-
-async fn setting(connection: &mut PgConnection, name: &str) -> String {
-    query_scalar("SELECT current_setting($1)")
-        .bind(name)
-        .fetch_one(connection)
-        .await
-        .unwrap()
-}
-
-fn text(output: &Output) -> String {
-    format!(
-        "{}{}",
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr)
-    )
-}
-
-fn mode(path: &Path) -> u32 {
-    fs::metadata(path).unwrap().mode() & 0o777
-}
+use crate::support::local_postgres::{
+    Killed, PROGRAM, Place, connection, mode, setting, socket_folder, text,
+};
 
 #[tokio::test]
 async fn stopping_leaves_nothing_running_and_the_data_survive() {
@@ -286,6 +113,12 @@ async fn it_is_durable_and_set_up_for_bulk_loads() {
     client.close().await.unwrap();
     server.create_database("another_1").await.unwrap();
     server.create_database("another_1").await.unwrap();
+    let (one, two, three) = tokio::join!(
+        server.create_database("at_once"),
+        server.create_database("at_once"),
+        server.create_database("at_once"),
+    );
+    one.and(two).and(three).unwrap();
     let refused = server.create_database("a\"; DROP").await.unwrap_err();
     assert!(matches!(refused, Error::DatabaseName(_)));
     let name: String = query_scalar("SELECT current_database()::text")
@@ -354,6 +187,38 @@ async fn users_may_come_and_go_at_any_time() {
         user.await.unwrap();
     }
     place.free("supervisor.lock").await;
+    place.assert_stopped();
+}
+
+/// Held up in the middle of stopping: who comes must neither be given the old server nor start a second one.
+#[tokio::test]
+async fn a_user_who_comes_while_it_is_stopping_gets_a_new_server() {
+    let place = Place::new();
+    let leaving = place.start().await;
+    let postmaster = place.postmaster();
+    kill_process(postmaster, Signal::STOP).unwrap();
+    drop(leaving);
+    let users = File::open(place.folder().join("users.lock")).unwrap();
+    let stopping = async {
+        while users.try_lock_shared().is_ok() {
+            users.unlock().unwrap();
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), stopping)
+        .await
+        .expect("the supervisor has not taken the users' lock, or not kept it");
+    let coming = async {
+        assert!(
+            users.try_lock_shared().is_err(),
+            "the lock was given back too early"
+        );
+        kill_process(postmaster, Signal::CONT).unwrap();
+    };
+    let (server, ()) = tokio::join!(place.start(), coming);
+    assert_ne!(place.postmaster(), postmaster);
+    connection(&server).await.close().await.unwrap();
+    server.stop().await;
     place.assert_stopped();
 }
 
@@ -688,139 +553,5 @@ fn the_folder_is_found_upward_and_never_one_of_others() {
     if geteuid().is_root() {
         chown(&nearer, Some(12345), None).unwrap();
         assert_eq!(find_folder(&deep).unwrap(), place.folder());
-    }
-}
-
-#[test]
-fn db_gives_the_command_its_database_and_passes_on_its_exit_code() {
-    let place = Place::new();
-    let by_variables = "psql -Atc 'SELECT current_user, current_database()'";
-    let by_url = r#"psql "$DATABASE_URL" -Atc 'SELECT current_user, current_database()'"#;
-    let script = format!("{by_variables} && {by_url} && exit 7");
-    let output = place
-        .db(&["sh", "-c", &script])
-        // What would lead psql elsewhere.
-        .envs([
-            ("PGPORT", "1"),
-            ("PGHOSTADDR", "192.0.2.1"),
-            ("PGSERVICE", "none"),
-            ("PGUSER", "x"),
-        ])
-        .output()
-        .unwrap();
-    assert_eq!(output.status.code(), Some(7), "{}", text(&output));
-    let line = "tempo_harvest|tempo_harvest\n";
-    assert_eq!(String::from_utf8_lossy(&output.stdout), line.repeat(2));
-    place.assert_stopped();
-
-    let killed = place.db(&["sh", "-c", "kill -9 $$"]).status().unwrap();
-    assert_eq!(killed.code(), Some(137));
-    let missing = place.db(&["no-such-command"]).output().unwrap();
-    assert_eq!(missing.status.code(), Some(1));
-    assert!(text(&missing).contains("running `no-such-command`"));
-    place.assert_stopped();
-}
-
-#[tokio::test]
-async fn db_uses_the_database_url_of_the_environment_unless_told_otherwise() {
-    let place = Place::new();
-    let server = place.start().await;
-    server.create_database("other").await.unwrap();
-    let url = server
-        .environment()
-        .remove(0)
-        .1
-        .replace("/tempo_harvest?", "/other?");
-    let asked = |arguments: &[&str], directory: &Path| {
-        let output = Command::new(PROGRAM)
-            .args(arguments)
-            .args(["--", "psql", "-Atc", "SELECT current_database()"])
-            .env("DATABASE_URL", &url)
-            .current_dir(directory)
-            .output()
-            .unwrap();
-        assert!(output.status.success(), "{}", text(&output));
-        String::from_utf8(output.stdout).unwrap()
-    };
-    let elsewhere = tempfile::tempdir().unwrap();
-    assert_eq!(asked(&["db"], elsewhere.path()), "other\n");
-    assert!(!elsewhere.path().join(FOLDER_NAME).exists());
-    assert_eq!(
-        asked(&["db", "--local"], place.root.path()),
-        "tempo_harvest\n"
-    );
-    server.stop().await;
-}
-
-/// A secret shows in nobody's process list, and none of ours reaches the server's processes.
-#[tokio::test]
-async fn command_lines_and_environments_hold_no_secrets() {
-    let place = Place::new();
-    let mut child = place
-        .db(&["sh", "-c", "echo using; cat"])
-        .env("TEMPO_TOKEN", "a-secret-of-the-users")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut first = [0; 6];
-    child
-        .stdout
-        .as_mut()
-        .unwrap()
-        .read_exact(&mut first)
-        .unwrap();
-    let password = fs::read_to_string(place.folder().join("password")).unwrap();
-    let contains = |pid: Pid, file: &str, secret: &str| {
-        let path = format!("/proc/{}/{file}", pid.as_raw_nonzero());
-        // Elsewhere than on Linux there is no such file, and nothing to see.
-        let bytes = fs::read(path).unwrap_or_default();
-        bytes
-            .windows(secret.len())
-            .any(|part| part == secret.as_bytes())
-    };
-    let user = Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
-    for process in [user, place.supervisor(), place.postmaster()] {
-        assert!(!contains(process, "cmdline", &password));
-    }
-    assert!(contains(user, "environ", "a-secret") || !Path::new("/proc/self/environ").exists());
-    for process in [place.supervisor(), place.postmaster()] {
-        assert!(!contains(process, "environ", "a-secret-of-the-users"));
-    }
-    drop(child.stdin.take());
-    assert!(child.wait().unwrap().success());
-}
-
-#[test]
-fn a_temp_folder_with_a_long_or_odd_path_does_no_harm() {
-    let place = Place::new();
-    let long = place.root.path().join("x".repeat(90));
-    let odd = place.root.path().join("a b+c%20");
-    for folder in [&long, &odd] {
-        fs::create_dir(folder).unwrap();
-        let output = place
-            .db(&[
-                "sh",
-                "-c",
-                r#"psql "$DATABASE_URL" -Atc 'SELECT 1' && echo "$PGHOST""#,
-            ])
-            .env("TMPDIR", folder)
-            .output()
-            .unwrap();
-        assert!(output.status.success(), "{}", text(&output));
-        let (answer, host) = std::str::from_utf8(&output.stdout)
-            .unwrap()
-            .split_once('\n')
-            .unwrap();
-        assert_eq!(answer, "1");
-        assert_eq!(
-            Path::new(host).starts_with(folder),
-            folder.file_name() == Some(OsStr::new("a b+c%20"))
-        );
-        assert_eq!(
-            fs::read_dir(folder).unwrap().count(),
-            0,
-            "something is left"
-        );
     }
 }

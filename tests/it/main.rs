@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod check;
+mod db;
 mod job;
 mod local_postgres;
 mod simulator;
