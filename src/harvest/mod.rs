@@ -690,10 +690,12 @@ fn is_cut(answer: &Answer, limit: u32) -> bool {
 /// Tempo rewrites a range that lies wholly in its newest seconds, and says nothing.
 fn about_another_window(answer: &Answer, window: Window) -> bool {
     let traces = &answer.body.traces;
+    // Durations come cut off to the millisecond: a trace may reach into the window with what was cut off.
+    let latest_end_ns = |trace: &TraceSummary| trace.end_ns() + 999_999;
     !traces.is_empty()
         && !traces
             .iter()
-            .any(|trace| window.overlaps_ns(trace.start_ns, trace.end_ns()))
+            .any(|trace| window.overlaps_ns(trace.start_ns, latest_end_ns(trace)))
 }
 
 fn describe_failure<'a>(fetch: &mut Fetch<'a>, failure: &'a Failure) {

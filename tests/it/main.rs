@@ -1,6 +1,7 @@
 //! One binary for all integration tests: behaviour through the front door, and of the library.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod backfill;
 mod check;
 mod db;
 mod job;

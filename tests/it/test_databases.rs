@@ -2,47 +2,34 @@
 
 #![expect(clippy::unwrap_used, reason = "what fails here fails the test")]
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use sqlx::{Connection, query, query_scalar};
 
-use sqlx::{ConnectOptions, Connection, query, query_scalar};
-
+use crate::support::harvest;
 use crate::support::postgres;
-
-static MIGRATIONS: AtomicU32 = AtomicU32::new(0);
-
-async fn migrated() -> postgres::TestDatabase {
-    postgres::migrated_database(async |options| {
-        MIGRATIONS.fetch_add(1, Ordering::Relaxed);
-        let mut connection = options.connect().await.unwrap();
-        query("CREATE TABLE t (n int)")
-            .execute(&mut connection)
-            .await
-            .unwrap();
-        connection.close().await.unwrap();
-    })
-    .await
-}
 
 #[tokio::test]
 async fn each_test_has_a_database_of_its_own() {
-    let (one, other, empty) = tokio::join!(migrated(), migrated(), postgres::database());
-    assert!(MIGRATIONS.load(Ordering::Relaxed) <= 1);
+    let (one, other, empty) = tokio::join!(
+        harvest::database(),
+        harvest::database(),
+        postgres::database()
+    );
     let pool = one.pool().await;
-    query("INSERT INTO t VALUES (1)")
+    query("INSERT INTO harvest.sources (name, spec) VALUES ('one', '{}')")
         .execute(&pool)
         .await
         .unwrap();
-    let count: i64 = query_scalar("SELECT count(*) FROM t")
+    let count: i64 = query_scalar("SELECT count(*) FROM harvest.sources")
         .fetch_one(&other.pool().await)
         .await
         .unwrap();
     assert_eq!(count, 0);
-    let count: i64 = query_scalar("SELECT count(*) FROM t")
+    let count: i64 = query_scalar("SELECT count(*) FROM harvest.sources")
         .fetch_one(&pool)
         .await
         .unwrap();
     assert_eq!(count, 1);
-    let table: Option<String> = query_scalar("SELECT to_regclass('t')::text")
+    let table: Option<String> = query_scalar("SELECT to_regclass('harvest.sources')::text")
         .fetch_one(&empty.pool().await)
         .await
         .unwrap();

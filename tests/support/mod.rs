@@ -1,4 +1,5 @@
 //! What several test modules need.
 
+pub mod harvest;
 pub mod local_postgres;
 pub mod postgres;
