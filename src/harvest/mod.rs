@@ -192,6 +192,9 @@ impl Harvester {
                     requests,
                 };
                 windows::set_back(&mut conn, claimed.lease, &setback).await?;
+                // Once it has been raised, the next attempt is to notice.
+                self.client.forget_result_limit();
+                sources::forget_result_limit(&mut conn, &self.client.source().name).await?;
             }
             Outcome::NotYet { wait, why } => {
                 tracing::info!(dataset = claimed.dataset, %window, why, "window waits");

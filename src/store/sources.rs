@@ -85,6 +85,21 @@ pub async fn learn(conn: &mut PgConnection, name: &str, learned: Learned) -> sql
     Ok(())
 }
 
+/// Forgets how many traces a search may ask for, so that it is met anew: a window that cannot be narrowed under it rests
+/// until it is raised.
+///
+/// # Errors
+/// If the database refuses.
+pub async fn forget_result_limit(conn: &mut PgConnection, name: &str) -> sqlx::Result<()> {
+    sqlx::query!(
+        "DELETE FROM harvest.source_limits WHERE source = $1 AND limit_name = 'max_result_limit'",
+        name
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
 /// Notes that the source answered, at most every few seconds.
 ///
 /// # Errors

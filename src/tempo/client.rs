@@ -188,6 +188,14 @@ impl Client {
             .learn(learned);
     }
 
+    /// Forgets how many traces a search may ask for: the next one that asks for more meets it anew.
+    pub fn forget_result_limit(&self) {
+        self.limits
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .max_result_limit = None;
+    }
+
     /// Whether counting is worth a try: not for a while after the server would not count what is there.
     pub fn may_count(&self) -> bool {
         let uncounted = *self
