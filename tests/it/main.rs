@@ -7,6 +7,7 @@ mod db;
 mod job;
 mod local_postgres;
 mod simulator;
+mod splitting;
 #[path = "../support/mod.rs"]
 mod support;
 mod test_databases;
