@@ -64,6 +64,13 @@ pub(super) async fn locate(
     }
 }
 
+/// Whether there is a database to look at without creating one: a private PostgreSQL is created when it is first used.
+pub(super) fn exists(args: &DatabaseArgs) -> anyhow::Result<bool> {
+    let named = std::env::var_os("DATABASE_URL").is_some_and(|url| !url.is_empty());
+    let here = std::env::current_dir().context("cannot find the current folder")?;
+    Ok(named && !args.local || local_postgres::find_folder(&here).is_some())
+}
+
 impl Database {
     /// Opens the database and brings its tables up to date.
     pub async fn open(

@@ -34,6 +34,9 @@ const WINDOW_S: i64 = 3_600;
 /// The default distance from the present, seconds.
 const SETTLE_S: i64 = 3_600;
 
+/// The most windows one submission may plan.
+const MOST_WINDOWS: i64 = 1_000_000;
+
 /// A job and the range of it to collect.
 pub(super) struct Target {
     /// The job.
@@ -90,6 +93,14 @@ impl JobArgs {
                     (seconds(backfill.window), seconds(backfill.settle))
                 });
             let requested = self.range(&job, window_s, settle_s, now)?;
+            if requested.seconds() / window_s > MOST_WINDOWS {
+                return Err(UsageError(format!(
+                    "job `{}`: {requested} in windows of {window_s} s is {} windows, more than {MOST_WINDOWS}: take longer \
+                     windows (`window` in [backfill]; full ones are cut by themselves), or a shorter range",
+                    job.name,
+                    requested.seconds() / window_s
+                )));
+            }
             targets.push(Target {
                 job,
                 requested,

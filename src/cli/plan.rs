@@ -35,10 +35,14 @@ pub(super) async fn run(args: Args) -> anyhow::Result<Exit> {
         Ok(targets) => targets,
         Err(exit) => return Ok(exit),
     };
-    let database = Database::open_as_it_is(&args.database, Otherwise::Local, 2).await?;
-    let plans = plans(&database, &targets).await;
-    database.close().await;
-    let plans = plans?;
+    let plans = if database::exists(&args.database)? {
+        let database = Database::open_as_it_is(&args.database, Otherwise::Local, 2).await?;
+        let plans = plans(&database, &targets).await;
+        database.close().await;
+        plans?
+    } else {
+        targets.iter().map(everything).collect()
+    };
     let mut out = std::io::stdout().lock();
     if args.json {
         let reports: Vec<serde_json::Value> = targets
@@ -74,6 +78,13 @@ pub(super) async fn run(args: Args) -> anyhow::Result<Exit> {
     Ok(Exit::Complete)
 }
 
+/// The plan for a database that does not exist or was never used: nothing is covered.
+fn everything(target: &Target) -> Plan {
+    let holder = Holder::of_this_process();
+    let submission = target.submission("run", &holder, Utc::now());
+    submit::planned(&submission, &WindowSet::default(), &WindowSet::default())
+}
+
 async fn plans(database: &Database, targets: &[Target]) -> anyhow::Result<Vec<Plan>> {
     let mut conn = database.pool.acquire().await?;
     let (_, applied) = store::migrations_applied(&mut conn).await?;
@@ -82,8 +93,7 @@ async fn plans(database: &Database, targets: &[Target]) -> anyhow::Result<Vec<Pl
     for target in targets {
         let submission = target.submission("run", &holder, Utc::now());
         plans.push(if applied == 0 {
-            // A database that was never used: nothing is covered.
-            submit::planned(&submission, &WindowSet::default(), &WindowSet::default())
+            everything(target)
         } else {
             submit::preview(&mut conn, &submission)
                 .await

@@ -8,7 +8,10 @@
 
 use std::collections::BTreeSet;
 
-use super::{Outcome, Verdict, Work};
+use super::{
+    Outcome,
+    work::{Verdict, Work},
+};
 use crate::{
     split::Band,
     store::windows::{self, Figures},

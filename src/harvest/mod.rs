@@ -2,51 +2,35 @@
 //!
 //! What is decided here: an answer counts only if it is provably whole (under its limit, not stopped early, about the
 //! window that was asked for, old enough by the server's own clock). Everything else is thrown away, and the window is
-//! asked for again, cut, or tried later. How a full second is cut by duration stands in [`bands`].
+//! asked for again, cut, or tried later. Which request comes next is decided in [`work`]; how a full second is cut by
+//! duration in [`bands`]; here a window is taken, and how work on it ended is recorded.
 
 use std::{sync::Arc, time::Duration};
 
-use chrono::{DateTime, Utc};
 use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    job::TracesPerRequest,
     retry,
-    split::{self, Decision, Density, Histogram, OverLimit, Piece},
+    split::Piece,
     store::{
-        Holder, Look,
-        fetches::{self, Fetch},
-        sources,
+        Holder, Look, sources,
         windows::{self, Claimed, ErrorClass, Figures, FinishError, Setback},
     },
-    tempo::{Answer, Class, Client, Failure, Learned, Search, wire::TraceSummary},
-    window::Window,
+    tempo::{Class, Client, Failure, wire::TraceSummary},
 };
 
 mod bands;
+mod work;
 
-/// The most traces asked for without being told to: Tempo allocates for the limit, about 1 MB for a thousand.
-const AUTO_CEILING: u32 = 100_000;
-/// Asked for when nothing is known.
-const FIRST_LIMIT: u32 = 10_000;
-/// The fewest asked for when the number is known.
-const LEAST_LIMIT: u32 = 1_000;
-/// Only older windows are searched without a query: young blocks may cut such an answer below the limit.
-const QUERYLESS_AGE_S: i64 = 3_600;
-/// In a young block fragments count towards the limit of a search without a query. Where traces without a root came too,
-/// which a count does not see, such an answer has to be smaller than its limit by this factor.
-const QUERYLESS_MARGIN: usize = 2;
-/// Tempo hides its newest 30 s; with a little room for clocks.
-const CUTOFF_S: i64 = 35;
-/// How often access is tried before the whole run is given up: a gateway may be restarting.
+use self::work::Work;
+
+/// How often access is tried at a source that has not answered lately, before the whole run is given up.
 const ACCESS_ATTEMPTS: u32 = 3;
 /// Refusals as "too many requests" that are borne for each attempt allowed.
 const THROTTLED_PER_ATTEMPT: u32 = 10;
 /// While the source answers other windows, a window that fails is tried this many times as often.
 const ALIVE_FACTOR: u32 = 3;
-/// How far around a window its density is looked up, seconds.
-const DENSITY_REACH_S: i64 = 3_600;
 
 /// What works on windows of one source.
 #[derive(Debug, Clone)]
@@ -91,13 +75,6 @@ impl From<FinishError> for Outcome {
     }
 }
 
-/// An answer that may count.
-enum Verdict {
-    Whole(Vec<TraceSummary>),
-    /// At its limit, or stopped early; with the traces it brought, for estimates.
-    Cut(Vec<TraceSummary>),
-}
-
 impl Harvester {
     /// Takes the window if it is due, works on it until it is done, split or put back, and records that. Returns early,
     /// with the window released, when `stop` is cancelled.
@@ -111,11 +88,7 @@ impl Harvester {
                 return;
             }
         };
-        let mut work = Work {
-            harvester: self,
-            claimed: &claimed,
-            requests: 0,
-        };
+        let mut work = Work::new(self, &claimed);
         let outcome = tokio::select! {
             biased;
             () = stop.cancelled() => Outcome::Stopped,
@@ -219,11 +192,16 @@ impl Harvester {
         let failed = claimed.attempts + 1;
         let (class, failed_before, give_up) = match failure.class {
             Class::Query => (ErrorClass::Query, 0, true),
-            Class::Access => (
-                ErrorClass::Access,
-                failed,
-                failed >= ACCESS_ATTEMPTS.min(most),
-            ),
+            Class::Access => {
+                // A source that has just answered is restarting, or its gateway is.
+                let alive = sources::is_alive(&mut *conn, &self.client.source().name).await?;
+                let most = if alive {
+                    most
+                } else {
+                    most.min(ACCESS_ATTEMPTS)
+                };
+                (ErrorClass::Access, failed, failed >= most)
+            }
             Class::Throttled => {
                 let throttled = claimed.throttled + 1;
                 (
@@ -271,446 +249,4 @@ impl Harvester {
         }
         Ok(())
     }
-}
-
-/// Work on one window.
-struct Work<'a> {
-    harvester: &'a Harvester,
-    claimed: &'a Claimed,
-    requests: i32,
-}
-
-impl Work<'_> {
-    fn client(&self) -> &Client {
-        &self.harvester.client
-    }
-
-    /// The largest limit that can be asked with.
-    fn ceiling(&self) -> u32 {
-        let allowed = self.client().limits().max_result_limit.unwrap_or(u32::MAX);
-        match self.client().source().limits.traces_per_request {
-            TracesPerRequest::Auto => allowed.min(AUTO_CEILING),
-            TracesPerRequest::Fixed(limit) => allowed.min(limit),
-        }
-        .max(1)
-    }
-
-    fn first_limit(&self) -> u32 {
-        let ceiling = self.ceiling();
-        let wanted = match (
-            self.client().source().limits.traces_per_request,
-            self.claimed.expected,
-        ) {
-            (TracesPerRequest::Fixed(limit), _) => limit,
-            (TracesPerRequest::Auto, Some(expected)) => u32::try_from(expected.saturating_mul(2))
-                .unwrap_or(u32::MAX)
-                .max(LEAST_LIMIT),
-            (TracesPerRequest::Auto, None) => FIRST_LIMIT,
-        };
-        wanted.min(ceiling)
-    }
-
-    /// Whether the dataset may be searched without a query, which is cheaper for Tempo.
-    fn may_be_queryless(&self) -> bool {
-        self.claimed.query.is_none() && self.claimed.detail == "trace"
-    }
-
-    async fn fetch(&mut self) -> Outcome {
-        let window = self.claimed.window;
-        if let Some(most_s) = self
-            .client()
-            .limits()
-            .max_duration_s
-            .filter(|&most| window.seconds() > most)
-        {
-            return Outcome::Split(split::too_long(window, most_s));
-        }
-        if window.seconds() == 1
-            && self
-                .claimed
-                .expected
-                .is_some_and(|n| n >= u64::from(self.ceiling()))
-        {
-            return bands::harvest(self, Vec::new(), self.claimed.expected).await;
-        }
-        let mut limit = self.first_limit();
-        // Whether such an answer was cut in a young block is judged by a count.
-        let mut queryless = self.may_be_queryless()
-            && self.client().may_count()
-            && window.end() <= Utc::now().timestamp() - QUERYLESS_AGE_S;
-        let mut density = None;
-        loop {
-            let query = if queryless {
-                None
-            } else {
-                Some(
-                    self.claimed
-                        .query
-                        .clone()
-                        .unwrap_or_else(|| "{ }".to_owned()),
-                )
-            };
-            let answer = match self.search(query, limit).await {
-                Ok(answer) => answer,
-                Err(failure) => match self.after_failure(failure, &mut limit).await {
-                    Some(outcome) => return outcome,
-                    None => continue,
-                },
-            };
-            if let Some(outcome) = self.too_young(answer.server_time, answer.elapsed) {
-                return outcome;
-            }
-            if queryless && !self.is_old(answer.server_time) {
-                queryless = false;
-                continue;
-            }
-            match self.judge(answer, limit) {
-                Err(failure) => return Outcome::Failed(failure),
-                Ok(Verdict::Whole(found)) => {
-                    if queryless && !self.is_vouched_for(&found, limit, &mut density).await {
-                        queryless = false;
-                        continue;
-                    }
-                    return Outcome::Done {
-                        found,
-                        before: Figures::default(),
-                    };
-                }
-                Ok(Verdict::Cut(sample)) => {
-                    let known = match density.take() {
-                        Some(known) => known,
-                        None => self.density().await,
-                    };
-                    let over = OverLimit {
-                        window,
-                        limit,
-                        ceiling: self.ceiling(),
-                        density: &known,
-                    };
-                    match split::over_limit(&over) {
-                        Decision::AskAgain { limit: more } => limit = more,
-                        Decision::Pieces(pieces) => return Outcome::Split(pieces),
-                        Decision::Bands => {
-                            let counted = match &known {
-                                Density::Counted(histogram) => Some(histogram.count_in(window)),
-                                _ => None,
-                            };
-                            return bands::harvest(self, sample, counted).await;
-                        }
-                    }
-                    density = Some(known);
-                }
-            }
-        }
-    }
-
-    /// Sends one search for the window and records it.
-    async fn search(&mut self, query: Option<String>, limit: u32) -> Result<Answer, Failure> {
-        let search = Search {
-            window: self.claimed.window,
-            query,
-            limit,
-        };
-        self.requests += 1;
-        let sent = std::time::Instant::now();
-        let result = self.client().search(&search).await;
-        let mut fetch = self.fetch_row(
-            "search",
-            search.window,
-            search.query.as_deref(),
-            sent.elapsed(),
-        );
-        fetch.traces_limit = Some(limit);
-        match &result {
-            Ok(answer) => {
-                let cut = is_cut(answer, limit);
-                fetch.outcome = if cut {
-                    "cut"
-                } else if about_another_window(answer, search.window)
-                    || self.too_young(answer.server_time, answer.elapsed).is_some()
-                {
-                    "unusable"
-                } else {
-                    "complete"
-                };
-                fetch.status = Some(answer.status);
-                fetch.returned = Some(answer.body.traces.len());
-                fetch.bytes = Some(answer.bytes);
-                fetch.inspected_bytes = Some(answer.body.inspected_bytes);
-            }
-            Err(failure) => describe_failure(&mut fetch, failure),
-        }
-        self.keep(fetch).await;
-        result
-    }
-
-    fn fetch_row<'b>(
-        &'b self,
-        kind: &'static str,
-        span: Window,
-        query: Option<&'b str>,
-        duration: Duration,
-    ) -> Fetch<'b> {
-        Fetch {
-            source: &self.client().source().name,
-            dataset: &self.claimed.dataset,
-            window_id: self.claimed.lease.window_id,
-            kind,
-            span,
-            query,
-            traces_limit: None,
-            returned: None,
-            outcome: "complete",
-            status: None,
-            bytes: None,
-            inspected_bytes: None,
-            duration,
-            error: None,
-        }
-    }
-
-    /// The log of requests is for people: a window is not given up because it cannot be written.
-    async fn keep(&self, fetch: Fetch<'_>) {
-        let written = async {
-            let mut conn = self.harvester.pool.acquire().await?;
-            fetches::record(&mut conn, &self.harvester.holder, &fetch).await
-        };
-        if let Err(error) = written.await {
-            tracing::warn!(%error, "cannot log a request");
-        }
-    }
-
-    /// What a failed request means for the window; `None`: a limit was learned, ask again.
-    async fn after_failure(&mut self, failure: Failure, limit: &mut u32) -> Option<Outcome> {
-        let window = self.claimed.window;
-        match failure.class {
-            Class::Limit(learned) => {
-                self.learn(learned).await;
-                match learned {
-                    Learned::MaxResultLimit(most) if most < *limit => {
-                        *limit = most;
-                        None
-                    }
-                    Learned::MaxDuration(most_s) if most_s < window.seconds() => {
-                        Some(Outcome::Split(split::too_long(window, most_s)))
-                    }
-                    // It refuses what it says it allows.
-                    _ => Some(Outcome::Failed(failure)),
-                }
-            }
-            Class::TooLarge | Class::Timeout
-                if failure.class == Class::TooLarge || self.claimed.timeouts >= 1 =>
-            {
-                Some(match split::too_large(window) {
-                    Decision::Pieces(pieces) => Outcome::Split(pieces),
-                    Decision::Bands if failure.class == Class::TooLarge => {
-                        bands::harvest(self, Vec::new(), None).await
-                    }
-                    _ => Outcome::Failed(failure),
-                })
-            }
-            _ => Some(Outcome::Failed(failure)),
-        }
-    }
-
-    async fn learn(&self, learned: Learned) {
-        let source = &self.client().source().name;
-        tracing::info!(source, limit = %learned, "learned a limit");
-        self.client().learn(learned);
-        let kept = async {
-            sources::learn(&mut *self.harvester.pool.acquire().await?, source, learned).await
-        };
-        if let Err(error) = kept.await {
-            tracing::warn!(%error, "cannot remember a learned limit");
-        }
-    }
-
-    /// Nothing later than the server's clock minus `settle` is ever marked.
-    fn too_young(&self, server_time: Option<DateTime<Utc>>, elapsed: Duration) -> Option<Outcome> {
-        let asked_at = server_time.unwrap_or_else(Utc::now) - elapsed;
-        let settled_at = self.claimed.window.end() + self.claimed.settle_s.max(CUTOFF_S);
-        let missing_s = u64::try_from(settled_at - asked_at.timestamp())
-            .ok()
-            .filter(|&s| s > 0)?;
-        Some(Outcome::NotYet {
-            wait: Duration::from_secs(missing_s.min(600)),
-            why: format!(
-                "by Tempo's clock ({}) its end is {missing_s} s too young to be sealed",
-                asked_at.format("%Y-%m-%dT%H:%M:%SZ")
-            ),
-        })
-    }
-
-    fn is_old(&self, server_time: Option<DateTime<Utc>>) -> bool {
-        self.claimed.window.end()
-            <= server_time.unwrap_or_else(Utc::now).timestamp() - QUERYLESS_AGE_S
-    }
-
-    fn judge(&self, answer: Answer, limit: u32) -> Result<Verdict, Failure> {
-        if about_another_window(&answer, self.claimed.window) {
-            return Err(Failure {
-                class: Class::Passing,
-                status: Some(answer.status),
-                message: format!(
-                    "Tempo answered with {} traces, none of which overlaps the window: it moved the range asked for",
-                    answer.body.traces.len()
-                ),
-                retry_after: None,
-            });
-        }
-        let cut = is_cut(&answer, limit);
-        let mut found = answer.body.traces;
-        if self.claimed.detail == "trace" {
-            // A query was sent for another reason; the dataset's rows stay alike.
-            found.iter_mut().for_each(|trace| trace.services = None);
-        }
-        Ok(if cut {
-            Verdict::Cut(found)
-        } else {
-            Verdict::Whole(found)
-        })
-    }
-
-    /// Whether an answer to a search without a query is everything. Young blocks (and old traces may stand in young
-    /// blocks) stop at the limit before they merge fragments, so such an answer can be cut below its limit: it has to
-    /// bring at least as many rooted traces as the server counts.
-    async fn is_vouched_for(
-        &mut self,
-        found: &[TraceSummary],
-        limit: u32,
-        density: &mut Option<Density>,
-    ) -> bool {
-        if found.is_empty() {
-            return true;
-        }
-        if found.iter().any(|trace| trace.root_service.is_none())
-            && found.len() * QUERYLESS_MARGIN > limit as usize
-        {
-            return false;
-        }
-        let window = self.claimed.window;
-        let counted = match self.claimed.expected {
-            Some(counted) => counted,
-            None => match self.count().await {
-                Some(histogram) => {
-                    let counted = histogram.count_in(window);
-                    *density = Some(Density::Counted(histogram));
-                    counted
-                }
-                None => return false,
-            },
-        };
-        let seconds = window.start() * 1_000_000_000..window.end() * 1_000_000_000;
-        let rooted = found
-            .iter()
-            .filter(|trace| trace.root_service.is_some() && seconds.contains(&trace.start_ns));
-        rooted.count() as u64 >= counted
-    }
-
-    async fn density(&mut self) -> Density {
-        if self.claimed.query.is_none()
-            && let Some(histogram) = self.count().await
-        {
-            return Density::Counted(histogram);
-        }
-        let near = async {
-            let mut conn = self.harvester.pool.acquire().await?;
-            windows::density_near(
-                &mut conn,
-                &self.claimed.dataset,
-                self.claimed.window,
-                DENSITY_REACH_S,
-            )
-            .await
-        };
-        match near.await {
-            Ok(Some(rate)) if rate > 0.0 => Density::PerSecond(rate),
-            _ => Density::Unknown,
-        }
-    }
-
-    /// The server's own count of root spans in the window, which is known to hold traces; `None` if it cannot be had.
-    async fn count(&mut self) -> Option<Histogram> {
-        let window = self.claimed.window;
-        if !self.client().may_count() {
-            return None;
-        }
-        if self
-            .client()
-            .limits()
-            .metrics_max_duration_s
-            .is_some_and(|most| window.seconds() >= most)
-        {
-            return None;
-        }
-        self.requests += 1;
-        let sent = std::time::Instant::now();
-        let result = self.client().count(window).await;
-        let mut fetch = self.fetch_row("count", window, None, sent.elapsed());
-        match &result {
-            Ok(answer) => {
-                fetch.outcome = if answer.histogram.is_some() {
-                    "complete"
-                } else {
-                    "unusable"
-                };
-                fetch.status = Some(answer.status);
-                fetch.returned = answer
-                    .histogram
-                    .as_ref()
-                    .map(|histogram| histogram.steps.len());
-                fetch.bytes = Some(answer.bytes);
-            }
-            Err(failure) => describe_failure(&mut fetch, failure),
-        }
-        self.keep(fetch).await;
-        match result {
-            Ok(answer) => {
-                if answer.histogram.is_none() {
-                    self.client().cannot_count();
-                }
-                answer.histogram
-            }
-            Err(Failure {
-                class: Class::Limit(learned),
-                ..
-            }) => {
-                self.learn(learned).await;
-                None
-            }
-            Err(failure) => {
-                tracing::debug!(error = %failure, "no count to be had");
-                None
-            }
-        }
-    }
-}
-
-fn is_cut(answer: &Answer, limit: u32) -> bool {
-    answer.body.traces.len() >= limit as usize || answer.body.stopped_early()
-}
-
-/// Tempo rewrites a range that lies wholly in its newest seconds, and says nothing.
-fn about_another_window(answer: &Answer, window: Window) -> bool {
-    let traces = &answer.body.traces;
-    // Durations come cut off to the millisecond: a trace may reach into the window with what was cut off.
-    let latest_end_ns = |trace: &TraceSummary| trace.end_ns() + 999_999;
-    !traces.is_empty()
-        && !traces
-            .iter()
-            .any(|trace| window.overlaps_ns(trace.start_ns, latest_end_ns(trace)))
-}
-
-fn describe_failure<'a>(fetch: &mut Fetch<'a>, failure: &'a Failure) {
-    fetch.outcome = match failure.class {
-        Class::Limit(_) => "limit",
-        Class::TooLarge => "too_large",
-        Class::Timeout => "timeout",
-        Class::Throttled => "throttled",
-        Class::Passing => "passing",
-        Class::Access => "access",
-        Class::Query => "query",
-    };
-    fetch.status = failure.status;
-    fetch.error = Some(&failure.message);
 }

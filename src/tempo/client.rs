@@ -231,12 +231,8 @@ impl Client {
         }
         let body = self.get(url, "application/protobuf").await?;
         let format = Format::of(&body.content_type).ok_or_else(|| self.strange(&body))?;
-        let decoded = wire::decode_search(format, &body.bytes).map_err(|error| Failure {
-            class: Class::Passing,
-            status: Some(body.status),
-            message: format!("Tempo's answer cannot be read: {error}"),
-            retry_after: None,
-        })?;
+        let decoded = wire::decode_search(format, &body.bytes)
+            .map_err(|error| broken(&body, format!("Tempo's answer cannot be read: {error}")))?;
         self.gate.answered();
         Ok(Answer {
             body: decoded,
@@ -264,12 +260,8 @@ impl Client {
             .append_pair("end", &window.end().to_string())
             .append_pair("step", &format!("{step_s}s"));
         let body = self.get(url, "application/json").await?;
-        let histogram = wire::decode_count(&body.bytes, step_s).map_err(|error| Failure {
-            class: Class::Passing,
-            status: Some(body.status),
-            message: format!("Tempo's count cannot be read: {error}"),
-            retry_after: None,
-        })?;
+        let histogram = wire::decode_count(&body.bytes, step_s)
+            .map_err(|error| broken(&body, format!("Tempo's count cannot be read: {error}")))?;
         self.gate.answered();
         Ok(CountAnswer {
             histogram,
@@ -303,6 +295,15 @@ impl Client {
     async fn get(&self, url: Url, accept: &'static str) -> Result<Body, Failure> {
         let _place = self.gate.enter().await;
         let sent = Instant::now();
+        self.send(url, accept, sent)
+            .await
+            .map_err(|failure| Failure {
+                elapsed: sent.elapsed(),
+                ..failure
+            })
+    }
+
+    async fn send(&self, url: Url, accept: &'static str, sent: Instant) -> Result<Body, Failure> {
         tracing::trace!(source = self.source.name, %url, "request");
         let response = self
             .http
@@ -399,24 +400,18 @@ impl Client {
                 .pause(retry_after.unwrap_or_else(|| retry::wait(row.min(6), None) / 2));
         }
         Failure {
-            class,
-            status: Some(body.status),
-            message: self.scrub(&refusal.message()),
             retry_after,
+            ..Failure::of_answer(class, body.status, self.scrub(&refusal.message()))
         }
     }
 
     fn strange(&self, body: &Body) -> Failure {
         let said = self.scrub(&shorten(&String::from_utf8_lossy(&body.bytes), false));
-        Failure {
-            class: Class::Passing,
-            status: Some(body.status),
-            message: format!(
-                "Tempo's answer is neither protobuf nor JSON but `{}`: `{said}`",
-                self.scrub(&body.content_type)
-            ),
-            retry_after: None,
-        }
+        let kind = self.scrub(&body.content_type);
+        broken(
+            body,
+            format!("Tempo's answer is neither protobuf nor JSON but `{kind}`: `{said}`"),
+        )
     }
 
     fn transport(&self, error: reqwest::Error) -> Failure {
@@ -550,6 +545,14 @@ fn with_tls(
         );
     }
     Ok(builder)
+}
+
+/// An answer that is not what it should be, and may be next time.
+fn broken(body: &Body, message: String) -> Failure {
+    Failure {
+        elapsed: body.elapsed,
+        ..Failure::of_answer(Class::Passing, body.status, message)
+    }
 }
 
 fn is_html(body: &Body) -> bool {

@@ -35,6 +35,8 @@ pub struct Failure {
     pub message: String,
     /// How long the server asked us to wait.
     pub retry_after: Option<Duration>,
+    /// From sending to the failure; waiting for a place to send from does not count.
+    pub elapsed: Duration,
 }
 
 impl Failure {
@@ -45,6 +47,15 @@ impl Failure {
             status: None,
             message: message.into(),
             retry_after: None,
+            elapsed: Duration::ZERO,
+        }
+    }
+
+    /// A failure of an answer that came with a status.
+    pub fn of_answer(class: Class, status: u16, message: impl Into<String>) -> Self {
+        Self {
+            status: Some(status),
+            ..Self::new(class, message)
         }
     }
 }
