@@ -82,6 +82,7 @@ CREATE TABLE harvest.runs (
     job          text NOT NULL REFERENCES harvest.jobs ON DELETE CASCADE,
     dataset      text NOT NULL REFERENCES harvest.datasets ON DELETE CASCADE,
     requested    tstzrange NOT NULL,
+    settle_s     bigint NOT NULL CHECK (settle_s >= 0),
     command      text NOT NULL CHECK (command IN ('run', 'submit', 'work', 'demo')),
     submitted_by text NOT NULL,
     submitted_at timestamptz NOT NULL DEFAULT now(),
@@ -95,8 +96,9 @@ COMMENT ON COLUMN harvest.runs.id IS 'Number of the run';
 COMMENT ON COLUMN harvest.runs.job IS 'The job submitted';
 COMMENT ON COLUMN harvest.runs.dataset IS 'The dataset it fills';
 COMMENT ON COLUMN harvest.runs.requested IS 'The range asked for, before what is covered was taken off';
+COMMENT ON COLUMN harvest.runs.settle_s IS 'How far, in seconds, it stayed behind the present: what was younger was left for a later run';
 COMMENT ON COLUMN harvest.runs.command IS 'The command that submitted it';
-COMMENT ON COLUMN harvest.runs.submitted_by IS 'host:process that submitted it';
+COMMENT ON COLUMN harvest.runs.submitted_by IS 'host:process:number of the process that submitted it';
 COMMENT ON COLUMN harvest.runs.submitted_at IS 'When';
 COMMENT ON COLUMN harvest.runs.state IS 'open while any of its windows is; then complete, failed (some window failed) or cancelled';
 COMMENT ON COLUMN harvest.runs.finished_at IS 'When its last window was finished';
@@ -157,7 +159,7 @@ COMMENT ON COLUMN harvest.windows.next_try_at IS 'Not before';
 COMMENT ON COLUMN harvest.windows.last_error IS 'What went wrong last, in the server''s own words where it had some';
 COMMENT ON COLUMN harvest.windows.error_class IS 'query: Tempo refuses the query; access: credentials, tenant, URL; passing: outage; throttled; timeout; irreducible: cannot be narrowed under the limit';
 COMMENT ON COLUMN harvest.windows.lease_token IS 'Counts the leases taken; only the newest may finish it';
-COMMENT ON COLUMN harvest.windows.lease_holder IS 'host:process that holds it';
+COMMENT ON COLUMN harvest.windows.lease_holder IS 'host:process:number of the process that holds it';
 COMMENT ON COLUMN harvest.windows.lease_expires_at IS 'After this anyone may take it';
 COMMENT ON COLUMN harvest.windows.requests IS 'Requests to Tempo made for it';
 COMMENT ON COLUMN harvest.windows.returned IS 'Traces in the answer that finished it';
@@ -206,7 +208,7 @@ COMMENT ON COLUMN harvest.fetches.bytes IS 'Bytes of the answer''s body, decompr
 COMMENT ON COLUMN harvest.fetches.inspected_bytes IS 'Bytes Tempo says it read; NULL: it did not say';
 COMMENT ON COLUMN harvest.fetches.duration_ms IS 'From sending to the end of the body, milliseconds';
 COMMENT ON COLUMN harvest.fetches.error IS 'What went wrong';
-COMMENT ON COLUMN harvest.fetches.holder IS 'host:process that asked';
+COMMENT ON COLUMN harvest.fetches.holder IS 'host:process:number of the process that asked';
 CREATE INDEX fetches_window ON harvest.fetches (window_id);
 CREATE INDEX fetches_at ON harvest.fetches (dataset, at);
 

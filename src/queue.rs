@@ -103,6 +103,31 @@ pub async fn enqueue(conn: &mut PgConnection, source: &str, items: &[Item]) -> s
     Ok(())
 }
 
+/// Gives the items of these windows that are still waiting another priority.
+///
+/// # Errors
+/// If the database refuses.
+pub async fn reprioritise(
+    conn: &mut PgConnection,
+    source: &str,
+    windows: &[i64],
+    priority: i32,
+) -> sqlx::Result<()> {
+    let jobs: Vec<Vec<u8>> = windows
+        .iter()
+        .map(|id| id.to_string().into_bytes())
+        .collect();
+    sqlx::query!(
+        "UPDATE apalis.jobs SET priority = $3 WHERE job_type = $1 AND status = 'Pending' AND job = ANY($2)",
+        name_of(source),
+        &jobs,
+        priority
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
 /// Puts back windows that are due, have nobody working on them and have no item waiting. Returns how many.
 ///
 /// # Errors

@@ -53,6 +53,8 @@ pub enum Reason {
     },
     /// Older than what the source keeps: nothing can fill it.
     BeyondRetention,
+    /// Too young to be sealed yet: a later run collects it.
+    TooYoung,
     /// Nothing has tried since it was asked for: cancelled, or too young then.
     NeverTried,
 }
@@ -65,18 +67,19 @@ impl Reason {
             Self::Failed { class, .. } if class == "irreducible" => "irreducible",
             Self::Failed { .. } => "failed",
             Self::BeyondRetention => "beyond retention",
+            Self::TooYoung => "too young",
             Self::NeverTried => "never tried",
         }
     }
 }
 
 impl DatasetStatus {
-    /// Seconds asked for and not collected, those that nothing can collect left out.
+    /// Seconds asked for and not collected though they should be: not those that are too young or beyond retention.
     pub fn missing_s(&self) -> i64 {
         let missing = self
             .gaps
             .iter()
-            .filter(|gap| gap.reason != Reason::BeyondRetention);
+            .filter(|gap| !matches!(gap.reason, Reason::BeyondRetention | Reason::TooYoung));
         missing.map(|gap| gap.window.seconds()).sum()
     }
 }
@@ -99,7 +102,12 @@ pub async fn datasets(
         let kept_from = retention_s(conn, &state.source)
             .await?
             .map(|kept_s| now.timestamp() - kept_s);
-        let gaps = gaps(&requested, &covered, &in_flight, &failed, kept_from);
+        let settled_until = now.timestamp() - report::settle_s(conn, &state.name).await?;
+        let limits = Limits {
+            kept_from,
+            settled_until,
+        };
+        let gaps = gaps(&requested, &covered, &in_flight, &failed, limits);
         let missing = requested.minus(&covered);
         let failed_windows = failed
             .iter()
@@ -124,13 +132,22 @@ async fn retention_s(conn: &mut PgConnection, source: &str) -> sqlx::Result<Opti
         .and_then(|kept| i64::try_from(kept.as_secs()).ok()))
 }
 
+/// What can be collected at present.
+#[derive(Debug, Clone, Copy)]
+struct Limits {
+    /// The source has dropped what is older.
+    kept_from: Option<i64>,
+    /// What is younger cannot be sealed yet.
+    settled_until: i64,
+}
+
 /// Every second that was asked for and is not covered, with its reason. `failed` has the latest failure first.
 fn gaps(
     requested: &WindowSet,
     covered: &WindowSet,
     in_flight: &WindowSet,
     failed: &[Failed],
-    kept_from: Option<i64>,
+    limits: Limits,
 ) -> Vec<Gap> {
     let mut left = requested.minus(covered);
     let mut gaps = Vec::new();
@@ -143,10 +160,15 @@ fn gaps(
         }));
     };
     take(&mut left, in_flight, Reason::InFlight);
-    if let Some(kept_from) = kept_from {
+    if let Some(kept_from) = limits.kept_from {
         let old = WindowSet::from_iter(Window::new(i64::MIN / 4, kept_from));
         take(&mut left, &old, Reason::BeyondRetention);
     }
+    let young = left.minus(&WindowSet::from_iter(Window::new(
+        i64::MIN / 4,
+        limits.settled_until,
+    )));
+    take(&mut left, &young, Reason::TooYoung);
     for failure in failed {
         if left.is_empty() {
             break;
@@ -182,7 +204,16 @@ mod tests {
             at: DateTime::UNIX_EPOCH,
         };
         let failed = [failure(50, 60, "new"), failure(40, 60, "old")];
-        let gaps = gaps(&set(0, 100), &set(60, 100), &set(30, 40), &failed, Some(10));
+        let gaps = gaps(
+            &set(0, 100),
+            &set(60, 100),
+            &set(30, 40),
+            &failed,
+            Limits {
+                kept_from: Some(10),
+                settled_until: 1_000,
+            },
+        );
         let seen: Vec<(i64, i64, &str)> = gaps
             .iter()
             .map(|gap| (gap.window.start(), gap.window.end(), gap.reason.name()))

@@ -34,6 +34,21 @@ pub enum SubmitError {
         /// As the job has it.
         is: String,
     },
+    /// The source's name stands for another tenant.
+    #[error(
+        "source `{source_name}` is known with tenant `{was}` (dataset `{dataset}`); this job has `{is}`: a source is its name, so give each \
+         tenant's a `name` of its own"
+    )]
+    Tenant {
+        /// The source.
+        source_name: String,
+        /// A dataset that is collected from it.
+        dataset: String,
+        /// Its tenant.
+        was: String,
+        /// As the job has it.
+        is: String,
+    },
     /// The database refuses.
     #[error(transparent)]
     Database(#[from] sqlx::Error),
@@ -101,7 +116,9 @@ pub async fn submit(
     let mut tx = conn.begin().await?;
     datasets::lock_for_planning(&mut tx, dataset).await?;
     let matched = compare(&mut tx, job).await?;
-    sources::record(&mut tx, &job.source.name, &storable_source(job)?).await?;
+    one_tenant_a_source(&mut tx, job).await?;
+    let replace = job.source_spec.has_literal_secret().is_none();
+    sources::record(&mut tx, &job.source.name, &storable_source(job)?, replace).await?;
     if matched != Match::Same {
         datasets::record(&mut tx, dataset, &fingerprint(job)).await?;
         datasets::restart_coverage(&mut tx, dataset).await?;
@@ -123,6 +140,7 @@ pub async fn submit(
             &job.name,
             dataset,
             submission.requested,
+            submission.settle_s,
             submission.command,
             submission.holder,
         )
@@ -140,6 +158,21 @@ pub async fn submit(
     }
     tx.commit().await?;
     Ok((plan, run_id))
+}
+
+/// Whoever fetches a dataset's windows goes by the source's name: one name must not stand for two tenants, or the traces
+/// of one would be stored as the other's.
+async fn one_tenant_a_source(conn: &mut PgConnection, job: &Job) -> Result<(), SubmitError> {
+    let tenant = job.source.tenant.as_deref();
+    let other = datasets::of_another_tenant(conn, &job.source.name, tenant).await?;
+    other.map_or(Ok(()), |(dataset, was)| {
+        Err(SubmitError::Tenant {
+            source_name: job.source.name.clone(),
+            dataset,
+            was: was.unwrap_or_else(|| "none".to_owned()),
+            is: tenant.unwrap_or("none").to_owned(),
+        })
+    })
 }
 
 async fn compare(conn: &mut PgConnection, job: &Job) -> Result<Match, SubmitError> {

@@ -3,12 +3,12 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use sqlx::PgPool;
-use tokio::task::JoinSet;
+use tokio::{task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -23,6 +23,8 @@ use crate::{
 const DISCOVER_EVERY: Duration = Duration::from_secs(1);
 /// How often lost windows are looked for.
 const SWEEP_EVERY: Duration = Duration::from_secs(5);
+/// How often the limits that any process has learned, and a day has forgotten, are read again.
+const READ_LIMITS_EVERY: Duration = Duration::from_secs(60);
 /// How long a source that cannot be used is left alone.
 const UNUSABLE_FOR: Duration = Duration::from_secs(30);
 
@@ -36,12 +38,18 @@ pub struct Worker {
     at_hand: HashMap<String, Source>,
     /// Work on these sources only; `None`: on all.
     only: Option<HashSet<String>>,
+    unusable: Unusable,
 }
+
+/// Sources that cannot be worked on here, and why.
+pub type Unusable = Arc<Mutex<HashMap<String, String>>>;
 
 /// A source that is being worked on.
 struct Consumer {
     stop: CancellationToken,
     spec: Option<serde_json::Value>,
+    client: Arc<Client>,
+    limits_read: Instant,
 }
 
 impl Worker {
@@ -55,7 +63,13 @@ impl Worker {
                 .map(|source| (source.name.clone(), source))
                 .collect(),
             only: None,
+            unusable: Unusable::default(),
         }
+    }
+
+    /// Where the sources that cannot be worked on are noted.
+    pub fn unusable(&self) -> Unusable {
+        Arc::clone(&self.unusable)
     }
 
     /// Works on these sources only.
@@ -68,7 +82,7 @@ impl Worker {
     /// Works until `stop` is cancelled, then gives back what is in hand and returns.
     pub async fn run(self, stop: CancellationToken) {
         let mut consumers: HashMap<String, Consumer> = HashMap::new();
-        let mut unusable: HashMap<String, tokio::time::Instant> = HashMap::new();
+        let mut unusable: HashMap<String, Instant> = HashMap::new();
         let mut tasks = JoinSet::new();
         let mut discover = tokio::time::interval(DISCOVER_EVERY);
         let mut sweep = tokio::time::interval(SWEEP_EVERY);
@@ -114,7 +128,7 @@ impl Worker {
     async fn discover(
         &self,
         consumers: &mut HashMap<String, Consumer>,
-        unusable: &mut HashMap<String, tokio::time::Instant>,
+        unusable: &mut HashMap<String, Instant>,
         tasks: &mut JoinSet<()>,
         stop: &CancellationToken,
     ) -> sqlx::Result<()> {
@@ -123,7 +137,7 @@ impl Worker {
             if self.only.as_ref().is_some_and(|only| !only.contains(&name))
                 || unusable
                     .get(&name)
-                    .is_some_and(|until| *until > tokio::time::Instant::now())
+                    .is_some_and(|until| *until > Instant::now())
             {
                 continue;
             }
@@ -131,10 +145,15 @@ impl Worker {
                 true => None,
                 false => sources::spec(&mut conn, &name).await?,
             };
-            if consumers
-                .get(&name)
-                .is_some_and(|consumer| consumer.spec == spec)
+            if let Some(consumer) = consumers.get_mut(&name)
+                && consumer.spec == spec
             {
+                if consumer.limits_read.elapsed() > READ_LIMITS_EVERY {
+                    consumer
+                        .client
+                        .set_limits(sources::limits(&mut conn, &name).await?);
+                    consumer.limits_read = Instant::now();
+                }
                 continue;
             }
             let limits = sources::limits(&mut conn, &name).await?;
@@ -151,8 +170,16 @@ impl Worker {
                         before.stop.cancel();
                     }
                     let stop = stop.child_token();
-                    tasks.spawn(self.consume(client, stop.clone()));
-                    consumers.insert(name, Consumer { stop, spec });
+                    let client = Arc::new(client);
+                    tasks.spawn(self.consume(Arc::clone(&client), stop.clone()));
+                    self.note_unusable(&name, None);
+                    let consumer = Consumer {
+                        stop,
+                        spec,
+                        client,
+                        limits_read: Instant::now(),
+                    };
+                    consumers.insert(name, consumer);
                 }
                 Err(reason) => {
                     tracing::error!(
@@ -160,7 +187,8 @@ impl Worker {
                         host = self.holder.as_str(),
                         "cannot work on a source's windows, which stay queued: {reason}"
                     );
-                    unusable.insert(name, tokio::time::Instant::now() + UNUSABLE_FOR);
+                    self.note_unusable(&name, Some(reason));
+                    unusable.insert(name, Instant::now() + UNUSABLE_FOR);
                 }
             }
         }
@@ -180,12 +208,24 @@ impl Worker {
         })
     }
 
-    fn consume(&self, client: Client, stop: CancellationToken) -> impl Future<Output = ()> + use<> {
+    fn note_unusable(&self, name: &str, reason: Option<String>) {
+        let mut unusable = self.unusable.lock().unwrap_or_else(PoisonError::into_inner);
+        match reason {
+            Some(reason) => unusable.insert(name.to_owned(), reason),
+            None => unusable.remove(name),
+        };
+    }
+
+    fn consume(
+        &self,
+        client: Arc<Client>,
+        stop: CancellationToken,
+    ) -> impl Future<Output = ()> + use<> {
         let name = client.source().name.clone();
         let concurrency = client.source().limits.concurrency;
         let harvester = Arc::new(Harvester {
             pool: self.pool.clone(),
-            client: Arc::new(client),
+            client,
             holder: self.holder.clone(),
         });
         let stopped = stop.clone();

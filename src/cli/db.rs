@@ -38,7 +38,9 @@ pub struct Args {
 /// # Errors
 /// When DATABASE_URL is not an URL of a PostgreSQL, the private PostgreSQL does not start, or the command cannot be run.
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let url = env::var("DATABASE_URL").ok().filter(|_| !args.local);
+    let url = env::var("DATABASE_URL")
+        .ok()
+        .filter(|url| !args.local && !url.is_empty());
     let (variables, local) = match url {
         Some(url) => (libpq_variables(&url)?, None),
         None => {

@@ -12,7 +12,7 @@ use super::{
     jobs,
 };
 use crate::{
-    job::{Job, Source},
+    job::{Auth, Job, Source},
     queue, store,
     store::sources,
     tempo::{Client, Failure, Limits, Search},
@@ -126,7 +126,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<Exit> {
         if jobs.is_empty() {
             writeln!(
                 out,
-                "      -> give a job file to check its Tempo too: tempo-harvest doctor FILE"
+                "give a job file to check its Tempo too: tempo-harvest doctor FILE"
             )?;
         }
     }
@@ -232,6 +232,12 @@ async fn database_findings(
             format!("up to date ({} and {} of the queue)", ours.1, queue.1),
             None,
         )
+    } else if ours.1 == 0 && queue.1 == 0 {
+        (
+            State::Ok,
+            "no tables yet; the first run creates them".to_owned(),
+            None,
+        )
     } else {
         let detail = format!(
             "{} of {} applied, {} of {} of the queue",
@@ -323,10 +329,11 @@ async fn check_source(findings: &mut Findings, job: &Job, limits: Limits) {
             return;
         }
     };
-    let credentials = if job.source.tenant.is_some() {
-        "credentials and tenant accepted"
-    } else {
-        "credentials accepted, no tenant needed"
+    let credentials = match (&job.source.auth, &job.source.tenant) {
+        (Auth::None, None) => "no credentials and no tenant needed",
+        (Auth::None, Some(_)) => "tenant accepted, no credentials needed",
+        (_, None) => "credentials accepted, no tenant needed",
+        (_, Some(_)) => "credentials and tenant accepted",
     };
     findings.add(
         &about,

@@ -86,6 +86,22 @@ impl JobArgs {
                 eprintln!("job `{}` has no [backfill]; left out", job.name);
                 continue;
             }
+            if job.poll.is_some() {
+                eprintln!(
+                    "job `{}`: [poll] is checked, but nothing polls yet in this version",
+                    job.name
+                );
+            }
+            if job
+                .backfill
+                .as_ref()
+                .is_some_and(|backfill| backfill.schedule.is_some())
+            {
+                eprintln!(
+                    "job `{}`: `schedule` is checked, but not acted on yet in this version; use cron",
+                    job.name
+                );
+            }
             let (window_s, settle_s) = job
                 .backfill
                 .as_ref()
@@ -216,6 +232,14 @@ impl Target {
                     key
                 } else {
                     "name"
+                };
+                UsageError(self.job.refusal(key, error.to_string()).to_string()).into()
+            }
+            SubmitError::Tenant { .. } => {
+                let key = if self.job.position_of("source.tenant").is_some() {
+                    "source.tenant"
+                } else {
+                    "source"
                 };
                 UsageError(self.job.refusal(key, error.to_string()).to_string()).into()
             }

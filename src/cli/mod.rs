@@ -52,7 +52,7 @@ impl From<Exit> for ExitCode {
 pub struct UsageError(pub String);
 
 const EXIT_CODES: &str = "Exit codes: 0 complete, 1 failed, 2 wrong usage or job file, 3 gaps remain.\n\
-    The database is DATABASE_URL; `run`, `plan` and `demo` fall back on a private local PostgreSQL, everything else does with --local.";
+    The database is DATABASE_URL; `run`, `plan`, `doctor` and `db` fall back on a private local PostgreSQL, the rest uses it with --local.";
 
 /// Brings every trace of a time range out of Grafana Tempo into PostgreSQL, and knows which seconds it has.
 #[derive(Debug, Parser)]

@@ -108,16 +108,18 @@ pub(super) async fn run_targets(
     let holder = Holder::of_this_process();
     let begun = Instant::now();
     let mut plans = Vec::new();
+    let mut runs = Vec::new();
     let since: DateTime<Utc>;
     {
         let mut conn = database.pool.acquire().await?;
         since = database_time(&mut conn).await?;
         for target in targets {
             let submission = target.submission(command, &holder, now);
-            let (plan, _run) = submit::submit(&mut conn, &submission)
+            let (plan, run_id) = submit::submit(&mut conn, &submission)
                 .await
                 .map_err(|error| target.refused(error))?;
             plans.push(plan);
+            runs.extend(run_id);
         }
     }
     let stop = CancellationToken::new();
@@ -154,6 +156,12 @@ pub(super) async fn run_targets(
         tokio::select! {
             ended = working => ended.context("the worker ended badly")?,
             () = interrupted.again() => eprintln!("stopped at once; what was in hand is taken up again within a minute"),
+        }
+    }
+    if interrupted.came {
+        let mut conn = database.pool.acquire().await?;
+        for run_id in runs {
+            windows::send_to_background(&mut conn, run_id).await?;
         }
     }
     Ok(reports)

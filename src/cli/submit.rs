@@ -47,7 +47,7 @@ fn refuse_literal_secrets(targets: &[Target]) -> anyhow::Result<()> {
                     .job
                     .refusal(
                         &format!("source.{key}"),
-                        "is written literally, and so is not kept in the database for the processes that fetch; use a `${…}` reference or a `*_file` key",
+                        format!("`{key}` is written literally, and so is not kept in the database for the processes that fetch; use a `${{…}}` reference or a `*_file` key"),
                     )
                     .to_string()
             ));

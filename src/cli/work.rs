@@ -1,6 +1,6 @@
 //! `work`: fetch what is on the queue, until stopped.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, sync::PoisonError};
 
 use chrono::Utc;
 use tokio_util::sync::CancellationToken;
@@ -13,7 +13,7 @@ use super::{
 use crate::{
     store::{Holder, sources},
     submit,
-    worker::Worker,
+    worker::{Unusable, Worker},
 };
 
 /// Connections of a worker: enough for several sources at their default concurrency.
@@ -56,10 +56,10 @@ pub(super) async fn run(args: Args) -> anyhow::Result<Exit> {
     let database = Database::open(&args.database, Otherwise::Refuse, CONNECTIONS).await?;
     let outcome = work(&database, &jobs, args.drain).await;
     database.close().await;
-    outcome.map(|()| Exit::Complete)
+    outcome
 }
 
-async fn work(database: &Database, targets: &[jobs::Target], drain: bool) -> anyhow::Result<()> {
+async fn work(database: &Database, targets: &[jobs::Target], drain: bool) -> anyhow::Result<Exit> {
     let holder = Holder::of_this_process();
     for target in targets {
         let submission = target.submission("work", &holder, Utc::now());
@@ -79,6 +79,8 @@ async fn work(database: &Database, targets: &[jobs::Target], drain: bool) -> any
         holder.clone(),
         targets.iter().map(|target| target.job.source.clone()),
     );
+    let unusable = worker.unusable();
+    let mut exit = Exit::Complete;
     let working = tokio::spawn(worker.run(stop.clone()));
     eprintln!("working as {holder}; Ctrl-C or SIGTERM stops in order");
     tokio::select! {
@@ -86,22 +88,30 @@ async fn work(database: &Database, targets: &[jobs::Target], drain: bool) -> any
             interrupted?;
             eprintln!("stopping: what is in hand goes back on the queue");
         }
-        () = drained(database), if drain => {}
+        left = drained(database, &unusable), if drain => {
+            if !left.is_empty() {
+                eprintln!("windows of `{}` stay on the queue: this process cannot work on them", left.join("`, `"));
+                exit = Exit::Gaps;
+            }
+        }
     }
     stop.cancel();
     tokio::select! {
         ended = working => ended?,
         _ = run::until_interrupted() => eprintln!("stopped at once; what was in hand is taken up again within a minute"),
     }
-    Ok(())
+    Ok(exit)
 }
 
-/// Returns when no window is queued or being fetched, by anyone.
-async fn drained(database: &Database) {
+/// Returns when no window is queued or being fetched, by anyone, except those of sources that cannot be used here.
+async fn drained(database: &Database, unusable: &Unusable) -> Vec<String> {
     loop {
         let open = async { sources::with_open_windows(&mut *database.pool.acquire().await?).await };
-        if matches!(open.await, Ok(open) if open.is_empty()) {
-            return;
+        if let Ok(open) = open.await {
+            let unusable = unusable.lock().unwrap_or_else(PoisonError::into_inner);
+            if open.iter().all(|source| unusable.contains_key(source)) {
+                return open;
+            }
         }
         tokio::time::sleep(LOOK_EVERY).await;
     }

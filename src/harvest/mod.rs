@@ -109,7 +109,14 @@ impl Harvester {
     }
 
     async fn claim(&self, window_id: i64) -> sqlx::Result<Option<Claimed>> {
-        windows::claim(&mut *self.pool.acquire().await?, window_id, &self.holder).await
+        let tenant = self.client.source().tenant.as_deref();
+        windows::claim(
+            &mut *self.pool.acquire().await?,
+            window_id,
+            &self.holder,
+            tenant,
+        )
+        .await
     }
 
     /// Renews the lease for as long as it is polled. Ends only when the lease is lost.

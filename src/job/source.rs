@@ -74,9 +74,9 @@ pub struct Tls {
 /// How much to ask of a Tempo.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Limits {
-    /// Requests at once, 1 to 64, over all processes.
+    /// Requests at once, 1 to 64, by each process.
     pub concurrency: usize,
-    /// Requests per second, 0.001 to 10,000, over all processes.
+    /// Requests per second, 0.001 to 10,000, by each process.
     pub requests_per_second: f64,
     /// How many traces to ask for at once.
     pub traces_per_request: TracesPerRequest,
@@ -136,11 +136,11 @@ impl SourceSpec {
         if reader.has_unusable(at) {
             return None;
         }
-        let url = url?;
+        let (url, tenant) = (url?, tenant?);
         Some(Source {
-            name: name.map_or_else(|| default_name(&url), str::to_owned),
+            name: name.map_or_else(|| default_name(&url, tenant.as_ref()), str::to_owned),
             url,
-            tenant: tenant?,
+            tenant,
             auth: auth?,
             headers: headers?,
             tls: tls?,
@@ -325,11 +325,12 @@ impl SourceSpec {
     }
 }
 
-/// The name of a source that has none: host, port and path of its URL.
-fn default_name(url: &Url) -> String {
+/// The name of a source that has none: its tenant, and host, port and path of its URL.
+fn default_name(url: &Url, tenant: Option<&String>) -> String {
     let host = url.host_str().unwrap_or_default();
     let port = url.port_or_known_default().unwrap_or_default();
-    format!("{host}:{port}{}", url.path().trim_end_matches('/'))
+    let tenant = tenant.map_or_else(String::new, |tenant| format!("{tenant}@"));
+    format!("{tenant}{host}:{port}{}", url.path().trim_end_matches('/'))
 }
 
 /// Reads the base URL of a Tempo; the error is the end of a sentence, and a fix.

@@ -238,7 +238,7 @@ pub struct SourceSpec {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("examples" = ["14d"]))]
     pub retention: Option<DurationText>,
-    /// How much to ask of this Tempo, over all processes together.
+    /// How much to ask of this Tempo, by each process.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limits: Option<LimitsSpec>,
 }
@@ -286,7 +286,7 @@ pub struct TlsSpec {
     pub key_file: Option<String>,
 }
 
-/// How much to ask of a Tempo. Concurrency and rate hold over all processes together.
+/// How much to ask of a Tempo. Concurrency and rate hold by each process.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LimitsSpec {

@@ -1,10 +1,12 @@
-//! How Tempo joins what it finds of one trace in several places, and what it keeps when there is more than was asked for.
+//! What a search keeps of the traces it meets: how the fragments of one trace become one row, and which traces stay when
+//! there are more than were asked for.
 //!
-//! Followed to the letter, faults included, because the faults are what a client has to live with: durations and counts of fragments
-//! are combined by maximum and not by sum, and with `most_recent` a kept trace's start may be lowered without the order being mended.
-//! Source: `pkg/traceql/combine.go`, equal in 2.10 and 3.0.
+//! The habits are those that were measured and recorded, faults included, because the faults are what a client has to live
+//! with. Of two fragments each figure is the greater one, never the sum. Without `most_recent` the first traces met stay;
+//! with it the newest, ranked by the start each had when it was first met: a start that a later fragment lowers changes
+//! the row and not its rank.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use crate::tempo::wire::messages::{KeyValue, SpanSet, TraceSearchMetadata};
 
@@ -13,10 +15,23 @@ use crate::tempo::wire::messages::{KeyValue, SpanSet, TraceSearchMetadata};
 pub(super) struct Combiner {
     limit: usize,
     most_recent: bool,
-    found: Vec<TraceSearchMetadata>,
-    positions: HashMap<String, usize>,
-    /// With `most_recent`: positions by start, newest first, as of when each was added.
-    newest_first: Vec<usize>,
+    rows: HashMap<String, Row>,
+    /// Every row's rank, the oldest first; among equals the one met first.
+    ranks: BTreeSet<Rank>,
+    met: u64,
+}
+
+#[derive(Debug)]
+struct Row {
+    trace: TraceSearchMetadata,
+    rank: Rank,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Rank {
+    start_ns: u64,
+    met: u64,
+    trace_id: String,
 }
 
 impl Combiner {
@@ -25,120 +40,112 @@ impl Combiner {
         Self {
             limit,
             most_recent,
-            found: Vec::new(),
-            positions: HashMap::new(),
-            newest_first: Vec::new(),
+            rows: HashMap::new(),
+            ranks: BTreeSet::new(),
+            met: 0,
         }
+    }
+
+    fn is_full(&self) -> bool {
+        self.rows.len() >= self.limit
     }
 
     /// Whether looking further is pointless. With `most_recent` it never is.
     pub(super) fn is_complete(&self) -> bool {
-        !self.most_recent && self.found.len() >= self.limit
+        self.is_full() && !self.most_recent
     }
 
     /// Whether a fragment of this trace would be taken; saves making one up that is not.
     pub(super) fn wants(&self, trace_id: &str, start_ns: u64) -> bool {
-        self.found.len() < self.limit
-            || self.positions.contains_key(trace_id)
-            || (self.most_recent && self.oldest_kept_ns() <= start_ns)
+        !self.is_full() || self.rows.contains_key(trace_id) || self.displaces(start_ns)
+    }
+
+    /// Whether a trace that starts then would take the place of the oldest row.
+    fn displaces(&self, start_ns: u64) -> bool {
+        let oldest = self.ranks.first();
+        self.most_recent && oldest.is_some_and(|oldest| oldest.start_ns <= start_ns)
     }
 
     /// Adds what was found of a trace in one place.
-    pub(super) fn add(&mut self, incoming: TraceSearchMetadata) {
-        if let Some(position) = self.positions.get(&incoming.trace_id) {
-            combine(&mut self.found[*position], incoming);
+    pub(super) fn add(&mut self, fragment: TraceSearchMetadata) {
+        if let Some(row) = self.rows.get_mut(&fragment.trace_id) {
+            widen(&mut row.trace, fragment);
             return;
         }
-        if self.is_complete() {
-            return;
-        }
-        if !self.most_recent {
-            self.positions
-                .insert(incoming.trace_id.clone(), self.found.len());
-            self.found.push(incoming);
-            return;
-        }
-        let start_ns = incoming.start_time_unix_nano;
-        let slot = if self.found.len() < self.limit {
-            self.found.len()
-        } else {
-            if self.oldest_kept_ns() > start_ns {
+        if self.is_full() {
+            if !self.displaces(fragment.start_time_unix_nano) {
                 return;
             }
-            match self.newest_first.pop() {
-                Some(oldest) => oldest,
-                None => return,
+            if let Some(oldest) = self.ranks.pop_first() {
+                self.rows.remove(&oldest.trace_id);
             }
+        }
+        self.met += 1;
+        let rank = Rank {
+            start_ns: fragment.start_time_unix_nano,
+            met: self.met,
+            trace_id: fragment.trace_id.clone(),
         };
-        self.positions.insert(incoming.trace_id.clone(), slot);
-        if slot == self.found.len() {
-            self.found.push(incoming);
-        } else {
-            let replaced = std::mem::replace(&mut self.found[slot], incoming);
-            self.positions.remove(&replaced.trace_id);
-        }
-        let found = &self.found;
-        let place = self
-            .newest_first
-            .partition_point(|kept| found[*kept].start_time_unix_nano > start_ns);
-        self.newest_first.insert(place, slot);
+        self.ranks.insert(rank.clone());
+        let row = Row {
+            trace: fragment,
+            rank,
+        };
+        self.rows.insert(row.rank.trace_id.clone(), row);
     }
 
-    fn oldest_kept_ns(&self) -> u64 {
-        self.newest_first
-            .last()
-            .map_or(0, |kept| self.found[*kept].start_time_unix_nano)
-    }
-
-    /// The traces kept: by start, newest first - with `most_recent`, by the start each had when it was added.
+    /// The traces kept, newest first: by their starts, with `most_recent` by their ranks.
     pub(super) fn into_traces(self) -> Vec<TraceSearchMetadata> {
-        let mut found = self.found;
-        if !self.most_recent {
-            found.sort_by_key(|trace| std::cmp::Reverse(trace.start_time_unix_nano));
-            return found;
-        }
-        self.newest_first
-            .into_iter()
-            .map(|kept| std::mem::take(&mut found[kept]))
-            .collect()
+        let mut rows: Vec<Row> = self.rows.into_values().collect();
+        rows.sort_by(|a, b| {
+            let by_start = b
+                .trace
+                .start_time_unix_nano
+                .cmp(&a.trace.start_time_unix_nano);
+            let by_rank = b.rank.start_ns.cmp(&a.rank.start_ns);
+            let first = if self.most_recent { by_rank } else { by_start };
+            first.then(a.rank.met.cmp(&b.rank.met))
+        });
+        rows.into_iter().map(|row| row.trace).collect()
     }
 }
 
-/// Lays one fragment over another.
-fn combine(existing: &mut TraceSearchMetadata, incoming: TraceSearchMetadata) {
-    if existing.root_service_name.is_empty() {
-        existing.root_service_name = incoming.root_service_name;
+/// Makes a row cover a further fragment of its trace.
+fn widen(row: &mut TraceSearchMetadata, fragment: TraceSearchMetadata) {
+    let fill = |known: &mut String, other: String| {
+        if known.is_empty() {
+            *known = other;
+        }
+    };
+    fill(&mut row.root_service_name, fragment.root_service_name);
+    fill(&mut row.root_trace_name, fragment.root_trace_name);
+    row.duration_ms = row.duration_ms.max(fragment.duration_ms);
+    row.start_time_unix_nano = row.start_time_unix_nano.min(fragment.start_time_unix_nano);
+    for (service, counts) in fragment.service_stats {
+        let known = row.service_stats.entry(service).or_insert(counts);
+        known.error_count = known.error_count.max(counts.error_count);
+        known.span_count = known.span_count.max(counts.span_count);
     }
-    if existing.root_trace_name.is_empty() {
-        existing.root_trace_name = incoming.root_trace_name;
-    }
-    existing.start_time_unix_nano = existing
-        .start_time_unix_nano
-        .min(incoming.start_time_unix_nano);
-    existing.duration_ms = existing.duration_ms.max(incoming.duration_ms);
-    for (service, stats) in incoming.service_stats {
-        let kept = existing.service_stats.entry(service).or_default();
-        kept.span_count = kept.span_count.max(stats.span_count);
-        kept.error_count = kept.error_count.max(stats.error_count);
-    }
-    for set in incoming.span_sets {
-        match existing
+    for spans in fragment.span_sets {
+        let group: Vec<&KeyValue> = grouping(&spans);
+        let alike = row
             .span_sets
-            .iter_mut()
-            .find(|kept| group_of(kept).eq(group_of(&set)))
-        {
-            Some(kept) if kept.matched < set.matched => *kept = set,
+            .iter()
+            .position(|known| grouping(known) == group);
+        match alike {
+            None => row.span_sets.push(spans),
+            Some(place) if row.span_sets[place].matched < spans.matched => {
+                row.span_sets[place] = spans
+            }
             Some(_) => {}
-            None => existing.span_sets.push(set),
         }
     }
 }
 
-/// What makes two span sets the same one: what they were grouped by, if anything.
-fn group_of(set: &SpanSet) -> impl Iterator<Item = &KeyValue> {
-    set.attributes
-        .iter()
-        .filter(|attribute| attribute.key.starts_with("by"))
+/// What a span set was grouped by: two sets of one group are the same set, seen twice.
+fn grouping(spans: &SpanSet) -> Vec<&KeyValue> {
+    let of_by = |attribute: &&KeyValue| attribute.key.starts_with("by");
+    spans.attributes.iter().filter(of_by).collect()
 }
 
 #[cfg(test)]

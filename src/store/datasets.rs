@@ -130,6 +130,30 @@ pub async fn find(
     }))
 }
 
+/// A dataset, with its tenant, that is collected from this source for another tenant and has anything in it.
+///
+/// # Errors
+/// If the database refuses.
+pub async fn of_another_tenant(
+    conn: &mut PgConnection,
+    source: &str,
+    tenant: Option<&str>,
+) -> sqlx::Result<Option<(String, Option<String>)>> {
+    let row = sqlx::query!(
+        "SELECT name, tenant FROM harvest.datasets d
+         WHERE source = $1 AND tenant IS DISTINCT FROM $2
+           AND (trace_count > 0
+                OR EXISTS (SELECT FROM harvest.coverage c WHERE c.dataset = d.name AND NOT isempty(c.covered))
+                OR EXISTS (SELECT FROM harvest.windows w WHERE w.dataset = d.name AND w.state IN ('queued', 'running')))
+         LIMIT 1",
+        source,
+        tenant
+    )
+    .fetch_optional(conn)
+    .await?;
+    Ok(row.map(|row| (row.name, row.tenant)))
+}
+
 /// Records a dataset as a job asks for it.
 ///
 /// # Errors

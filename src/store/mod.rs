@@ -233,7 +233,8 @@ pub async fn rights(conn: &mut PgConnection) -> sqlx::Result<Rights> {
     })
 }
 
-/// The name of this process in the ledger: `host:pid`, and a number that no later process with that pid has.
+/// The name of this process in the ledger: `host:process:number`, the number being one that no later process of that
+/// number has.
 #[derive(Debug, Clone)]
 pub struct Holder(String);
 

@@ -87,6 +87,19 @@ pub async fn requested(conn: &mut PgConnection, dataset: &str) -> sqlx::Result<W
         .collect())
 }
 
+/// How far behind the present the submissions of a dataset stay at most, seconds.
+///
+/// # Errors
+/// If the database refuses.
+pub async fn settle_s(conn: &mut PgConnection, dataset: &str) -> sqlx::Result<i64> {
+    sqlx::query_scalar!(
+        r#"SELECT coalesce(max(settle_s), 0) AS "settle_s!" FROM harvest.runs WHERE dataset = $1"#,
+        dataset
+    )
+    .fetch_one(conn)
+    .await
+}
+
 /// A window that rests as failed.
 #[derive(Debug, Clone)]
 pub struct Failed {

@@ -20,14 +20,16 @@ pub async fn insert(
     job: &str,
     dataset: &str,
     requested: Window,
+    settle_s: i64,
     command: &str,
     holder: &Holder,
 ) -> sqlx::Result<i64> {
     sqlx::query_scalar!(
-        "INSERT INTO harvest.runs (job, dataset, requested, command, submitted_by) VALUES ($1, $2, $3, $4, $5) RETURNING id",
+        "INSERT INTO harvest.runs (job, dataset, requested, settle_s, command, submitted_by) VALUES ($1, $2, $3, $4, $5, $6) RETURNING id",
         job,
         dataset,
         range(requested),
+        settle_s,
         command,
         holder.as_str()
     )
@@ -80,7 +82,7 @@ pub struct Progress {
     pub traces_new: i64,
     /// Requests to Tempo.
     pub requests: i64,
-    /// Attempts that failed and were, or will be, tried again.
+    /// Attempts that failed and were, or will be, made again.
     pub retries: i64,
     /// An error of a window that failed or waits, if any.
     pub last_error: Option<String>,
@@ -112,7 +114,7 @@ pub async fn progress(
                   coalesce(sum(returned) FILTER (WHERE state = 'done'), 0)::bigint AS "traces_returned!",
                   coalesce(sum(stored_new), 0)::bigint AS "traces_new!",
                   coalesce(sum(requests), 0)::bigint AS "requests!",
-                  coalesce(sum(attempts + throttled), 0)::bigint AS "retries!",
+                  (coalesce(sum(attempts + throttled), 0) - count(*) FILTER (WHERE state = 'failed' AND attempts > 0))::bigint AS "retries!",
                   (SELECT last_error FROM mine WHERE state = 'failed' ORDER BY finished_at DESC LIMIT 1) AS failed_error,
                   (SELECT error_class FROM mine WHERE state = 'failed' ORDER BY finished_at DESC LIMIT 1) AS failed_class,
                   (SELECT last_error FROM mine WHERE state IN ('queued', 'running') AND last_error IS NOT NULL

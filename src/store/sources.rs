@@ -4,7 +4,8 @@ use sqlx::PgConnection;
 
 use crate::tempo::{Learned, Limits};
 
-/// Records a source's definition, unexpanded and without secrets.
+/// Records a source's definition, unexpanded and without secrets. Without `replace` a definition that is there stays: one
+/// that lacks a secret must not take the place of one that works.
 ///
 /// # Errors
 /// If the database refuses.
@@ -12,12 +13,15 @@ pub async fn record(
     conn: &mut PgConnection,
     name: &str,
     spec: &serde_json::Value,
+    replace: bool,
 ) -> sqlx::Result<()> {
     sqlx::query!(
         "INSERT INTO harvest.sources (name, spec) VALUES ($1, $2)
-         ON CONFLICT (name) DO UPDATE SET spec = excluded.spec, updated_at = now() WHERE sources.spec IS DISTINCT FROM excluded.spec",
+         ON CONFLICT (name) DO UPDATE SET spec = excluded.spec, updated_at = now()
+         WHERE $3 AND sources.spec IS DISTINCT FROM excluded.spec",
         name,
-        spec
+        spec,
+        replace
     )
     .execute(conn)
     .await?;

@@ -200,7 +200,7 @@ pub async fn insert_planned(
     queue::enqueue(conn, origin.source, &items).await
 }
 
-/// Takes a window if it is due and nobody else has it.
+/// Takes a window if it is due, nobody else has it, and its dataset is this tenant's.
 ///
 /// # Errors
 /// If the database refuses.
@@ -208,20 +208,22 @@ pub async fn claim(
     conn: &mut PgConnection,
     window_id: i64,
     holder: &Holder,
+    tenant: Option<&str>,
 ) -> sqlx::Result<Option<Claimed>> {
     let row = sqlx::query!(
         r#"UPDATE harvest.windows w
            SET state = 'running', lease_token = lease_token + 1, lease_holder = $2,
                lease_expires_at = clock_timestamp() + make_interval(secs => $3)
            FROM harvest.datasets d
-           WHERE w.id = $1 AND d.name = w.dataset
+           WHERE w.id = $1 AND d.name = w.dataset AND d.tenant IS NOT DISTINCT FROM $4
              AND ((w.state = 'queued' AND w.next_try_at <= clock_timestamp())
                   OR (w.state = 'running' AND w.lease_expires_at < clock_timestamp()))
            RETURNING lower(span) AS "start!", upper(span) AS "end!", w.dataset, d.query, d.detail, w.expected, w.settle_s,
                      w.attempts, w.throttled, w.timeouts, w.lease_token"#,
         window_id,
         holder.as_str(),
-        LEASE.as_secs_f64()
+        LEASE.as_secs_f64(),
+        tenant
     )
     .fetch_optional(conn)
     .await?;
@@ -474,6 +476,26 @@ pub async fn release(
     queue::enqueue(&mut tx, &row.source, &[item]).await?;
     tx.commit().await?;
     Ok(())
+}
+
+/// Nobody waits for these windows any more: they go on in the background.
+///
+/// # Errors
+/// If the database refuses.
+pub async fn send_to_background(conn: &mut PgConnection, run_id: i64) -> sqlx::Result<()> {
+    let rows = sqlx::query!(
+        "UPDATE harvest.windows SET priority = $2
+         WHERE run_id = $1 AND state IN ('queued', 'running') AND priority > $2 RETURNING id, source",
+        run_id,
+        BACKFILL_PRIORITY
+    )
+    .fetch_all(&mut *conn)
+    .await?;
+    let Some(source) = rows.first().map(|row| row.source.clone()) else {
+        return Ok(());
+    };
+    let ids: Vec<i64> = rows.iter().map(|row| row.id).collect();
+    queue::reprioritise(conn, &source, &ids, BACKFILL_PRIORITY).await
 }
 
 /// Fails every open window of the run that this window belongs to: the job is wrong, or the source refuses it, and

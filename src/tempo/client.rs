@@ -180,6 +180,11 @@ impl Client {
         *self.limits.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Replaces what the server is known to allow.
+    pub fn set_limits(&self, limits: Limits) {
+        *self.limits.lock().unwrap_or_else(PoisonError::into_inner) = limits;
+    }
+
     /// Remembers a limit that a refusal named.
     pub fn learn(&self, learned: Learned) {
         self.limits
