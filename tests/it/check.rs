@@ -589,7 +589,7 @@ fn init_prints_what_check_accepts() {
     );
     assert_eq!(printed.code, Some(0));
     folder.write("b.toml", printed.stdout.as_bytes());
-    insta::assert_snapshot!(folder.run(&["check", "b.toml"], &[("URL", "http://x")]).stdout, @"b.toml: ok: `traces`: every trace from `x:80` into dataset `traces`, detail trace; backfill of the last 30m in windows of 30m, newest first");
+    insta::assert_snapshot!(folder.run(&["check", "b.toml"], &[("URL", "http://x")]).stdout, @r#"b.toml: ok: `traces`: every trace from `a"b@x:80` into dataset `traces`, detail trace; backfill of the last 30m in windows of 30m, newest first"#);
     // What is commented out is right too, taken one by one.
     let comments = printed
         .stdout
