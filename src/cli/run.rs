@@ -183,18 +183,14 @@ async fn wait_for(
 ) -> anyhow::Result<Progress> {
     let mut display = Display::new(&target.job.name, quiet);
     let mut progress = Progress::default();
-    let mut look = tokio::time::interval(LOOK_EVERY);
-    look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut ticks = tokio::time::interval(LOOK_EVERY);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     while !interrupted.came {
         tokio::select! {
-            _ = look.tick() => {}
+            _ = ticks.tick() => {}
             () = interrupted.next() => break,
         }
-        let seen = async {
-            let mut conn = database.pool.acquire().await?;
-            runs::progress(&mut conn, &target.job.dataset, target.requested, since).await
-        };
-        match seen.await {
+        match look(database, target, since).await {
             Ok(seen) => progress = seen,
             Err(error) => {
                 // The worker goes on by itself when the database is back.
@@ -208,8 +204,23 @@ async fn wait_for(
             break;
         }
     }
+    if interrupted.came
+        && let Ok(seen) = look(database, target, since).await
+    {
+        progress = seen;
+    }
     display.finish();
     Ok(progress)
+}
+
+/// How far the target's range is.
+async fn look(
+    database: &Database,
+    target: &Target,
+    since: DateTime<Utc>,
+) -> sqlx::Result<Progress> {
+    let mut conn = database.pool.acquire().await?;
+    runs::progress(&mut conn, &target.job.dataset, target.requested, since).await
 }
 
 async fn report(

@@ -3,7 +3,9 @@
 
 mod backfill;
 mod check;
+mod crash;
 mod db;
+mod fragments;
 mod job;
 mod local_postgres;
 mod simulator;

@@ -338,6 +338,19 @@ impl Scene {
         requests
     }
 
+    /// Waits until this many requests have been answered since they were last forgotten.
+    pub async fn answers(&self, count: usize) {
+        let answers = tokio::time::timeout(DEADLINE, self.control.wait_for_answers(count)).await;
+        let so_far = self.control.requests().len();
+        assert!(answers.is_ok(), "never {count} answers, but {so_far}");
+    }
+
+    /// Waits until this many requests are held back at once.
+    pub async fn held(&self, count: usize) {
+        let held = tokio::time::timeout(DEADLINE, self.control.wait_for_held(count)).await;
+        assert!(held.is_ok(), "never {count} requests held");
+    }
+
     /// Everything stored of a dataset.
     pub async fn stored(&self, dataset: &str) -> BTreeMap<Vec<u8>, Stored> {
         let rows = query(
