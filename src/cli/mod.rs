@@ -106,6 +106,11 @@ enum Command {
     LocalPostgresSupervisor(local_postgres_supervisor::Args),
 }
 
+/// The commands and their arguments, for completions and for holding the documentation against them.
+pub fn command() -> clap::Command {
+    Cli::command()
+}
+
 /// Parses the arguments, runs the command and returns its exit code.
 pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {

@@ -5,6 +5,7 @@ mod backfill;
 mod check;
 mod crash;
 mod db;
+mod documentation;
 mod fragments;
 mod job;
 mod local_postgres;

@@ -1,7 +1,5 @@
 //! The tests' own databases keep apart, and are copies of one template.
 
-#![expect(clippy::unwrap_used, reason = "what fails here fails the test")]
-
 use sqlx::{Connection, query, query_scalar};
 
 use crate::support::harvest;
