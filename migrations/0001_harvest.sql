@@ -91,7 +91,7 @@ CREATE TABLE harvest.runs (
     error        text,
     CHECK ((state = 'open') = (finished_at IS NULL))
 );
-COMMENT ON TABLE harvest.runs IS 'One row for each submission of a job that found something to collect';
+COMMENT ON TABLE harvest.runs IS 'One row for each submission of a job that found something to collect, or asked for what was never asked for before';
 COMMENT ON COLUMN harvest.runs.id IS 'Number of the run';
 COMMENT ON COLUMN harvest.runs.job IS 'The job submitted';
 COMMENT ON COLUMN harvest.runs.dataset IS 'The dataset it fills';
@@ -122,6 +122,7 @@ CREATE TABLE harvest.windows (
     attempts         integer NOT NULL DEFAULT 0,
     throttled        integer NOT NULL DEFAULT 0,
     timeouts         integer NOT NULL DEFAULT 0,
+    lapsed           integer NOT NULL DEFAULT 0,
     next_try_at      timestamptz NOT NULL DEFAULT now(),
     last_error       text,
     error_class      text CHECK (error_class IN
@@ -155,6 +156,7 @@ COMMENT ON COLUMN harvest.windows.expected IS 'Traces counted or estimated in it
 COMMENT ON COLUMN harvest.windows.attempts IS 'Attempts that failed';
 COMMENT ON COLUMN harvest.windows.throttled IS 'Attempts that Tempo refused as too many requests (429)';
 COMMENT ON COLUMN harvest.windows.timeouts IS 'Timeouts in a row: two split it';
+COMMENT ON COLUMN harvest.windows.lapsed IS 'Leases that ran out: workers that died or froze while they held it';
 COMMENT ON COLUMN harvest.windows.next_try_at IS 'Not before';
 COMMENT ON COLUMN harvest.windows.last_error IS 'What went wrong last, in the server''s own words where it had some';
 COMMENT ON COLUMN harvest.windows.error_class IS 'query: Tempo refuses the query; access: credentials, tenant, URL; passing: outage; throttled; timeout; irreducible: cannot be narrowed under the limit';
@@ -248,7 +250,7 @@ CREATE INDEX traces_started ON harvest.traces (dataset, started_at);
 
 CREATE VIEW harvest.trace_services AS
 SELECT t.dataset, t.trace_id, t.started_at, s.key AS service,
-       (s.value ->> 'spans')::integer AS span_count, (s.value ->> 'errors')::integer AS error_count
+       (s.value ->> 'spans')::bigint AS span_count, (s.value ->> 'errors')::bigint AS error_count
 FROM harvest.traces t CROSS JOIN LATERAL jsonb_each(t.services) s;
 COMMENT ON VIEW harvest.trace_services IS 'A row for each service in each trace; empty with detail trace';
 COMMENT ON COLUMN harvest.trace_services.dataset IS 'The dataset';
@@ -266,8 +268,8 @@ LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
         WHEN a IS NULL OR a = b THEN b
         WHEN b IS NULL THEN a
         ELSE (SELECT jsonb_object_agg(service, jsonb_build_object('spans', spans, 'errors', errors))
-              FROM (SELECT key AS service, max((value ->> 'spans')::integer) AS spans,
-                           max((value ->> 'errors')::integer) AS errors
+              FROM (SELECT key AS service, max((value ->> 'spans')::bigint) AS spans,
+                           max((value ->> 'errors')::bigint) AS errors
                     FROM (SELECT * FROM jsonb_each(a) UNION ALL SELECT * FROM jsonb_each(b)) both_sides
                     GROUP BY key) merged)
     END
@@ -276,6 +278,6 @@ COMMENT ON FUNCTION harvest.merge_services(jsonb, jsonb) IS 'Per service the gre
 
 CREATE FUNCTION harvest.sum_services(services jsonb, count_name text) RETURNS integer
 LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
-    SELECT sum((value ->> count_name)::integer)::integer FROM jsonb_each(services)
+    SELECT least(sum((value ->> count_name)::bigint), 2147483647)::integer FROM jsonb_each(services)
 $$;
 COMMENT ON FUNCTION harvest.sum_services(jsonb, text) IS 'Sum of ''spans'' or ''errors'' over the services; NULL without services';

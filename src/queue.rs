@@ -128,11 +128,21 @@ pub async fn reprioritise(
     Ok(())
 }
 
-/// Puts back windows that are due, have nobody working on them and have no item waiting. Returns how many.
+/// Puts back windows that are due, have nobody working on them and have no item waiting, unless another process is doing
+/// that. Returns how many.
 ///
 /// # Errors
 /// If the database refuses.
 pub async fn sweep(pool: &PgPool) -> sqlx::Result<u64> {
+    let mut tx = pool.begin().await?;
+    let alone = sqlx::query_scalar!(
+        r#"SELECT pg_try_advisory_xact_lock(hashtextextended('tempo-harvest/sweep', 0)) AS "alone!""#
+    )
+    .fetch_one(&mut *tx)
+    .await?;
+    if !alone {
+        return Ok(0);
+    }
     let put_back = sqlx::query!(
         "WITH due AS (
              SELECT id, source, priority, queue_at FROM harvest.windows
@@ -149,26 +159,27 @@ pub async fn sweep(pool: &PgPool) -> sqlx::Result<u64> {
                AND waiting.job = due.id::text::bytea
          )"
     )
-    .execute(pool)
+    .execute(&mut *tx)
     .await?
     .rows_affected();
     // Items that were delivered are of no more use, nor are workers that left nothing behind.
     sqlx::query!("DELETE FROM apalis.jobs WHERE job_type LIKE 'tempo-harvest/%' AND status IN ('Done', 'Killed')")
-        .execute(pool)
+        .execute(&mut *tx)
         .await?;
     sqlx::query!(
         "DELETE FROM apalis.jobs
          WHERE job_type LIKE 'tempo-harvest/%' AND status IN ('Queued', 'Running') AND lock_at < now() - interval '10 minutes'"
     )
-    .execute(pool)
+    .execute(&mut *tx)
     .await?;
     sqlx::query!(
         "DELETE FROM apalis.workers w
          WHERE w.worker_type LIKE 'tempo-harvest/%' AND w.last_seen < now() - interval '10 minutes'
            AND NOT EXISTS (SELECT FROM apalis.jobs j WHERE j.lock_by = w.id)"
     )
-    .execute(pool)
+    .execute(&mut *tx)
     .await?;
+    tx.commit().await?;
     Ok(put_back)
 }
 

@@ -9,7 +9,7 @@ const FIRST: Duration = Duration::from_millis(500);
 /// Longest wait, unless the server asks for more.
 const LONGEST: Duration = Duration::from_secs(30);
 /// The longest a server's `Retry-After` is honoured.
-const LONGEST_ASKED: Duration = Duration::from_secs(3_600);
+pub const LONGEST_ASKED: Duration = Duration::from_secs(3_600);
 
 /// The wait before the try after `failures` failures in a row (1 or more): half a second, doubling to half a minute,
 /// each give or take a half, and never less than what the server asked for.

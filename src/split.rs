@@ -159,7 +159,7 @@ fn cut_counted(window: Window, histogram: &Histogram, ceiling: u32) -> Vec<Piece
         else {
             continue;
         };
-        if filled + count > budget && step.start() > start {
+        if filled.saturating_add(count) > budget && step.start() > start {
             close(start, step.start(), Some(filled));
             (start, filled) = (step.start(), 0);
         }
@@ -175,12 +175,12 @@ fn cut_counted(window: Window, histogram: &Histogram, ceiling: u32) -> Vec<Piece
                 close(
                     part.start(),
                     part.end(),
-                    (whole.len() == 1).then_some(filled + count),
+                    (whole.len() == 1).then_some(filled.saturating_add(count)),
                 );
             }
             (start, filled) = (step.end(), 0);
         } else {
-            filled += count;
+            filled = filled.saturating_add(count);
         }
     }
     close(start, window.end(), Some(filled));

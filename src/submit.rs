@@ -10,7 +10,7 @@ use crate::{
     store::{
         Holder, Look,
         datasets::{self, Fingerprint, Match},
-        runs, sources,
+        report, runs, sources,
         windows::{self, Origin},
     },
     window::{Window, WindowSet},
@@ -103,7 +103,8 @@ pub async fn preview(
     Ok(planned(submission, &covered, &in_flight))
 }
 
-/// Plans what is left, records it and puts it on the queue. Returns the plan and, if it has windows, the run's number.
+/// Plans what is left, records it and puts it on the queue. Returns the plan and, if it has windows, the run's number. What
+/// was never asked for before is remembered as asked for even if there is nothing to fetch, so that its gaps are known.
 ///
 /// # Errors
 /// If the dataset was collected with something else, or the database refuses; then nothing was changed.
@@ -134,7 +135,11 @@ pub async fn submit(
     let (covered, in_flight) = ledger(&mut tx, dataset).await?;
     let plan = planned(submission, &covered, &in_flight);
     let mut run_id = None;
-    if !plan.windows.is_empty() {
+    let asked = report::requested(&mut tx, dataset).await?;
+    let remembered = WindowSet::from(submission.requested)
+        .minus(&asked)
+        .is_empty();
+    if !plan.windows.is_empty() || !remembered {
         let id = runs::insert(
             &mut tx,
             &job.name,
@@ -154,7 +159,9 @@ pub async fn submit(
             settle_s: submission.settle_s,
         };
         windows::insert_planned(&mut tx, &origin, &plan.windows).await?;
-        run_id = Some(id);
+        if !plan.windows.is_empty() {
+            run_id = Some(id);
+        }
     }
     tx.commit().await?;
     Ok((plan, run_id))

@@ -101,7 +101,10 @@ impl Worker {
                 }
                 Some(ended) = tasks.join_next() => {
                     if let Err(error) = ended {
-                        tracing::error!(%error, "a consumer ended badly");
+                        tracing::error!(%error, "a consumer ended badly; starting all of them anew");
+                        for (_, consumer) in consumers.drain() {
+                            consumer.stop.cancel();
+                        }
                     }
                 }
             }

@@ -9,6 +9,7 @@ use crate::{
     job::{self, Job, LoadOptions, ProcessEnv},
     store::{Holder, windows},
     submit::{Submission, SubmitError},
+    tempo::{Client, Limits},
     window::{Window, rfc3339},
 };
 
@@ -34,6 +35,8 @@ const WINDOW_S: i64 = 3_600;
 /// The default distance from the present, seconds.
 const SETTLE_S: i64 = 3_600;
 
+/// What is younger may be in the hole between Tempo's live store and its block list.
+const SEALED_AFTER: std::time::Duration = std::time::Duration::from_secs(3_600);
 /// The most windows one submission may plan.
 const MOST_WINDOWS: i64 = 1_000_000;
 
@@ -85,6 +88,20 @@ impl JobArgs {
             if !wanted(&job) {
                 eprintln!("job `{}` has no [backfill]; left out", job.name);
                 continue;
+            }
+            refuse_another_definition(&targets, &job)?;
+            // Certificates and keys are read now, not when the first window is due.
+            Client::new(job.source.clone(), Limits::default()).map_err(|error| {
+                UsageError(job.refusal("source", error.to_string()).to_string())
+            })?;
+            if let Some(settle) = job.backfill.as_ref().map(|backfill| backfill.settle)
+                && settle < SEALED_AFTER
+            {
+                eprintln!(
+                    "job `{}`: `settle` is under an hour: so young, Tempo can hide traces from every search for a while, and \
+                     what is collected then counts as complete all the same",
+                    job.name
+                );
             }
             if job.poll.is_some() {
                 eprintln!(
@@ -187,6 +204,23 @@ impl JobArgs {
         let (start, end) = backfill.resolve(now);
         Window::new(start, end)
             .ok_or_else(|| UsageError(format!("the [backfill] of job `{}` is empty", job.name)))
+    }
+}
+
+/// A source is its name: two jobs must not mean two servers by one.
+fn refuse_another_definition(targets: &[Target], job: &Job) -> Result<(), UsageError> {
+    let alike = |target: &&Target| target.job.source.name == job.source.name;
+    match targets.iter().find(alike) {
+        Some(other) if other.job.source_spec != job.source_spec => {
+            let message = format!(
+                "source `{}` is defined twice, and differently: here and for job `{}` ({}); give one of them another name",
+                job.source.name,
+                other.job.name,
+                other.job.file.display()
+            );
+            Err(UsageError(job.refusal("source", message).to_string()))
+        }
+        _ => Ok(()),
     }
 }
 

@@ -177,10 +177,9 @@ async fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
     Ok(exit.into())
 }
 
-/// `tempo-harvest … | head` is no error.
+/// `tempo-harvest … | head` is no error. Only our own writing counts: a database's broken connection is one.
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error
-        .chain()
-        .filter_map(|cause| cause.downcast_ref::<std::io::Error>())
-        .any(|cause| cause.kind() == std::io::ErrorKind::BrokenPipe)
+        .downcast_ref::<std::io::Error>()
+        .is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
 }

@@ -48,7 +48,7 @@ pub(super) struct Args {
 pub(super) struct Report {
     job: String,
     dataset: String,
-    /// complete, already complete, gaps, failed, interrupted
+    /// complete, already complete, nothing to collect, gaps, failed, interrupted
     pub(super) outcome: &'static str,
     requested: [String; 2],
     seconds: f64,
@@ -136,21 +136,13 @@ pub(super) async fn run_targets(
     let needs_work = plans
         .iter()
         .any(|plan| !plan.windows.is_empty() || !plan.in_flight.is_empty());
-    let working = needs_work.then(|| tokio::spawn(worker.run(stop.clone())));
+    let mut working = needs_work.then(|| tokio::spawn(worker.run(stop.clone())));
     let mut interrupted = Interrupts::new()?;
-    let mut reports = Vec::new();
-    for (target, plan) in targets.iter().zip(&plans) {
-        let progress = if plan.windows.is_empty() && plan.in_flight.is_empty() {
-            Progress::default()
-        } else {
-            wait_for(database, target, since, &mut interrupted, quiet).await?
-        };
-        let report = report(database, target, plan, progress, begun, interrupted.came).await?;
-        if !quiet {
-            report.print(target, database.is_local())?;
-        }
-        reports.push(report);
-    }
+    let waited = tokio::select! {
+        reports = wait_for_all(database, targets, &plans, since, begun, &mut interrupted, quiet) => reports,
+        ended = ended(&mut working) => Err(ended),
+    };
+    // Whatever came of it, what is in hand is given back.
     stop.cancel();
     if let Some(working) = working {
         tokio::select! {
@@ -158,11 +150,54 @@ pub(super) async fn run_targets(
             () = interrupted.again() => eprintln!("stopped at once; what was in hand is taken up again within a minute"),
         }
     }
-    if interrupted.came {
+    let finished = waited
+        .as_ref()
+        .is_ok_and(|reports| reports.iter().all(|report| report.outcome != "interrupted"));
+    if !finished {
         let mut conn = database.pool.acquire().await?;
         for run_id in runs {
             windows::send_to_background(&mut conn, run_id).await?;
         }
+    }
+    waited
+}
+
+/// Resolves only when the worker ends by itself, which it should not.
+async fn ended(working: &mut Option<tokio::task::JoinHandle<()>>) -> anyhow::Error {
+    let Some(handle) = working.as_mut() else {
+        return std::future::pending().await;
+    };
+    let outcome = handle.await;
+    *working = None;
+    outcome.map_or_else(
+        |error| anyhow::anyhow!("the worker ended badly: {error}"),
+        |()| anyhow::anyhow!("the worker ended before the work"),
+    )
+}
+
+/// Waits for each target in turn, and prints what became of it.
+async fn wait_for_all(
+    database: &Database,
+    targets: &[Target],
+    plans: &[Plan],
+    since: DateTime<Utc>,
+    begun: Instant,
+    interrupted: &mut Interrupts,
+    quiet: bool,
+) -> anyhow::Result<Vec<Report>> {
+    let mut reports = Vec::new();
+    for (target, plan) in targets.iter().zip(plans) {
+        let progress = if plan.windows.is_empty() && plan.in_flight.is_empty() {
+            Progress::default()
+        } else {
+            wait_for(database, target, since, interrupted, quiet).await?
+        };
+        let report = report(database, target, plan, progress, begun, interrupted.came).await?;
+        if !quiet {
+            // A reader that has gone away changes nothing about the outcome.
+            let _nobody_reads = report.print(target, database.is_local());
+        }
+        reports.push(report);
     }
     Ok(reports)
 }
@@ -239,10 +274,12 @@ async fn report(
         .minus(&plan.too_young)
         .minus(&plan.beyond_retention);
     let outcome = if gaps.is_empty() {
-        if plan.windows.is_empty() && plan.in_flight.is_empty() {
+        if !plan.windows.is_empty() || !plan.in_flight.is_empty() {
+            "complete"
+        } else if plan.too_young.is_empty() && plan.beyond_retention.is_empty() {
             "already complete"
         } else {
-            "complete"
+            "nothing to collect"
         }
     } else if interrupted || !gaps.intersection(&in_flight).is_empty() {
         "interrupted"
@@ -274,7 +311,7 @@ impl Report {
     /// The exit code that this outcome asks for.
     pub(super) fn exit(&self) -> Exit {
         match self.outcome {
-            "complete" | "already complete" => Exit::Complete,
+            "complete" | "already complete" | "nothing to collect" => Exit::Complete,
             // Tempo refuses the query: the job file is wrong.
             _ if self.progress.error_class.as_deref() == Some("query") => Exit::Usage,
             "failed" => Exit::Failed,
@@ -287,7 +324,7 @@ impl Report {
         let Self { job, progress, .. } = self;
         let [from, to] = &self.requested;
         writeln!(out, "{job}: {} ({from} … {to})", self.outcome)?;
-        if self.outcome != "already complete" {
+        if !matches!(self.outcome, "already complete" | "nothing to collect") {
             writeln!(
                 out,
                 "  {} windows, {} traces ({} new) in {:.1} s, {:.0} traces/s; {} requests, {} splits, {} retries",
@@ -326,7 +363,7 @@ impl Report {
         let local = if local { " --local" } else { "" };
         let file = target.job.file.display();
         match self.outcome {
-            "complete" | "already complete" => {}
+            "complete" | "already complete" | "nothing to collect" => {}
             "interrupted" => eprintln!(
                 "{job}: stopped; what is left stays on the queue. To go on: tempo-harvest run {file} (with the same options)"
             ),

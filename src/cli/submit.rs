@@ -87,9 +87,17 @@ async fn submit_all(database: &Database, targets: &[Target], json: bool) -> anyh
                 plan.windows.len(),
                 target.job.name
             )?,
+            None if !plan.too_young.is_empty() || !plan.beyond_retention.is_empty() => writeln!(
+                std::io::stdout(),
+                "{}: nothing to collect: {} s too young to be sealed, {} s beyond retention",
+                target.job.name,
+                plan.too_young.seconds(),
+                plan.beyond_retention.seconds()
+            )?,
             None if plan.in_flight.is_empty() => {
-                writeln!(std::io::stdout(), "{}: already complete", target.job.name)?
+                writeln!(std::io::stdout(), "{}: already complete", target.job.name)?;
             }
+
             None => writeln!(
                 std::io::stdout(),
                 "{}: nothing new; the rest is on the queue already",

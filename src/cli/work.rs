@@ -11,7 +11,7 @@ use super::{
     jobs, run,
 };
 use crate::{
-    store::{Holder, sources},
+    store::{Holder, sources, windows},
     submit,
     worker::{Unusable, Worker},
 };
@@ -79,6 +79,7 @@ async fn work(database: &Database, targets: &[jobs::Target], drain: bool) -> any
         holder.clone(),
         targets.iter().map(|target| target.job.source.clone()),
     );
+    let since = Utc::now();
     let unusable = worker.unusable();
     let mut exit = Exit::Complete;
     let working = tokio::spawn(worker.run(stop.clone()));
@@ -99,6 +100,13 @@ async fn work(database: &Database, targets: &[jobs::Target], drain: bool) -> any
     tokio::select! {
         ended = working => ended?,
         _ = run::until_interrupted() => eprintln!("stopped at once; what was in hand is taken up again within a minute"),
+    }
+    if drain {
+        let failed = windows::failed_since(&mut *database.pool.acquire().await?, since).await?;
+        if failed > 0 {
+            eprintln!("{failed} windows failed: tempo-harvest gaps says why");
+            exit = Exit::Gaps;
+        }
     }
     Ok(exit)
 }

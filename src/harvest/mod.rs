@@ -5,8 +5,9 @@
 //! asked for again, cut, or tried later. Which request comes next is decided in [`work`]; how a full second is cut by
 //! duration in [`bands`]; here a window is taken, and how work on it ended is recorded.
 
-use std::{sync::Arc, time::Duration};
+use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
+use futures::FutureExt;
 use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 
@@ -29,6 +30,8 @@ use self::work::Work;
 const ACCESS_ATTEMPTS: u32 = 3;
 /// Refusals as "too many requests" that are borne for each attempt allowed.
 const THROTTLED_PER_ATTEMPT: u32 = 10;
+/// Leases on a window that may run out in a row: more, and the window itself is what ends its workers.
+const MOST_LAPSES: u32 = 10;
 /// While the source answers other windows, a window that fails is tried this many times as often.
 const ALIVE_FACTOR: u32 = 3;
 
@@ -50,8 +53,8 @@ enum Outcome {
         found: Vec<TraceSummary>,
         before: Figures,
     },
-    /// It is to be replaced by these.
-    Split(Vec<Piece>),
+    /// It is to be replaced by these, which have spent so many of their attempts already.
+    Split(Vec<Piece>, u32),
     /// It failed.
     Failed(Failure),
     /// More traces in one nanosecond of duration, root service and root name than an answer may bring.
@@ -88,15 +91,44 @@ impl Harvester {
                 return;
             }
         };
+        if claimed.lapsed > MOST_LAPSES {
+            let failure = Failure::new(
+                Class::Passing,
+                format!(
+                    "given up: {} workers in a row died, or froze, while they worked on it",
+                    claimed.lapsed
+                ),
+            );
+            if let Err(error) = self.give_up(&claimed, &failure).await {
+                tracing::warn!(window = %claimed.window, %error, "cannot give a window up");
+            }
+            return;
+        }
         let mut work = Work::new(self, &claimed);
         let outcome = tokio::select! {
             biased;
             () = stop.cancelled() => Outcome::Stopped,
             outcome = self.keep_lease(&claimed) => outcome,
-            outcome = work.fetch() => outcome,
+            outcome = AssertUnwindSafe(work.fetch()).catch_unwind() => outcome.unwrap_or_else(|_| {
+                Outcome::Failed(Failure::new(Class::Passing, "working on this window failed inside tempo-harvest; its log says more"))
+            }),
         };
         let requests = work.requests;
-        if let Err(error) = self.record(&claimed, outcome, requests).await {
+        let mut recorded = self.record(&claimed, outcome, requests).await;
+        if let Err(FinishError::Database(error)) = &recorded
+            && error.as_database_error().is_some()
+        {
+            // PostgreSQL refuses what came, and would refuse it again: that is a failed attempt.
+            tracing::warn!(window = %claimed.window, %error, "PostgreSQL refuses how a window ended");
+            let failure = Failure::new(
+                Class::Passing,
+                format!("PostgreSQL refused to store it: {error}"),
+            );
+            recorded = self
+                .record(&claimed, Outcome::Failed(failure), requests)
+                .await;
+        }
+        if let Err(error) = recorded {
             match error {
                 FinishError::LeaseLost(_) => {
                     tracing::debug!(window = %claimed.window, "the lease was lost; nothing stored")
@@ -155,8 +187,8 @@ impl Harvester {
                 tracing::debug!(dataset = claimed.dataset, %window, traces = returned, new, requests, "window done");
                 sources::answered(&mut conn, &self.client.source().name).await?;
             }
-            Outcome::Split(pieces) => {
-                windows::split(&mut conn, claimed, &pieces, requests).await?;
+            Outcome::Split(pieces, spent) => {
+                windows::split(&mut conn, claimed, &pieces, spent, requests).await?;
                 tracing::debug!(dataset = claimed.dataset, %window, pieces = pieces.len(), "window split");
             }
             Outcome::Failed(failure) => {
@@ -186,6 +218,18 @@ impl Harvester {
             Outcome::Lost | Outcome::Database(_) => {}
         }
         Ok(())
+    }
+
+    async fn give_up(&self, claimed: &Claimed, failure: &Failure) -> Result<(), FinishError> {
+        tracing::warn!(dataset = claimed.dataset, window = %claimed.window, error = %failure, "window failed");
+        let setback = Setback {
+            class: ErrorClass::Passing,
+            error: failure.message.clone(),
+            retry_in: None,
+            requests: 0,
+        };
+        let mut conn = self.pool.acquire().await?;
+        windows::set_back(&mut conn, claimed.lease, &setback).await
     }
 
     async fn set_back(

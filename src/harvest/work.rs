@@ -25,11 +25,13 @@ const FIRST_LIMIT: u32 = 10_000;
 const LEAST_LIMIT: u32 = 1_000;
 /// Only older windows are searched without a query: young blocks may cut such an answer below the limit.
 const QUERYLESS_AGE_S: i64 = 3_600;
-/// In a young block fragments count towards the limit of a search without a query. Where traces without a root came too,
-/// which a count does not see, such an answer has to be smaller than its limit by this factor.
+/// In a young block fragments count towards the limit of a search without a query, and traces without a root are not
+/// counted by the server: such an answer has to be smaller than its limit by this factor, whatever the count says.
 const QUERYLESS_MARGIN: usize = 2;
 /// Tempo hides its newest 30 s; with a little room for clocks.
 const CUTOFF_S: i64 = 35;
+/// How far Tempo's clock may be behind ours for a window to wait for it, seconds.
+const CLOCK_TOLERANCE_S: u64 = 600;
 /// How far around a window its density is looked up, seconds.
 const DENSITY_REACH_S: i64 = 3_600;
 
@@ -80,17 +82,24 @@ impl<'a> Work<'a> {
             self.claimed.expected,
         ) {
             (TracesPerRequest::Fixed(limit), _) => limit,
-            (TracesPerRequest::Auto, Some(expected)) => u32::try_from(expected.saturating_mul(2))
-                .unwrap_or(u32::MAX)
-                .max(LEAST_LIMIT),
+            (TracesPerRequest::Auto, Some(expected)) => {
+                u32::try_from(expected.saturating_mul(9) / 4)
+                    .unwrap_or(u32::MAX)
+                    .max(LEAST_LIMIT)
+            }
             (TracesPerRequest::Auto, None) => FIRST_LIMIT,
         };
         wanted.min(ceiling)
     }
 
-    /// Whether the dataset may be searched without a query, which is cheaper for Tempo.
+    /// Whether the window may be searched without a query, which is cheaper for Tempo: whether such an answer could be
+    /// vouched for.
     fn may_be_queryless(&self) -> bool {
-        self.claimed.query.is_none() && self.claimed.detail == "trace"
+        let room = u64::from(self.ceiling()) / QUERYLESS_MARGIN as u64;
+        self.claimed.query.is_none()
+            && self.claimed.detail == "trace"
+            && self.claimed.expected.is_none_or(|expected| expected < room)
+            && self.client().may_count()
     }
 
     pub(super) async fn fetch(&mut self) -> Outcome {
@@ -101,7 +110,7 @@ impl<'a> Work<'a> {
             .max_duration_s
             .filter(|&most| window.seconds() > most)
         {
-            return Outcome::Split(split::too_long(window, most_s));
+            return Outcome::Split(split::too_long(window, most_s), 0);
         }
         if window.seconds() == 1
             && self
@@ -112,10 +121,8 @@ impl<'a> Work<'a> {
             return bands::harvest(self, Vec::new(), self.claimed.expected).await;
         }
         let mut limit = self.first_limit();
-        // Whether such an answer was cut in a young block is judged by a count.
-        let mut queryless = self.may_be_queryless()
-            && self.client().may_count()
-            && window.end() <= Utc::now().timestamp() - QUERYLESS_AGE_S;
+        let mut queryless =
+            self.may_be_queryless() && window.end() <= Utc::now().timestamp() - QUERYLESS_AGE_S;
         let mut density = None;
         loop {
             let query = if queryless {
@@ -167,7 +174,7 @@ impl<'a> Work<'a> {
                     };
                     match split::over_limit(&over) {
                         Decision::AskAgain { limit: more } => limit = more,
-                        Decision::Pieces(pieces) => return Outcome::Split(pieces),
+                        Decision::Pieces(pieces) => return Outcome::Split(pieces, 0),
                         Decision::Bands => {
                             let counted = match &known {
                                 Density::Counted(histogram) => Some(histogram.count_in(window)),
@@ -272,7 +279,7 @@ impl<'a> Work<'a> {
                         None
                     }
                     Learned::MaxDuration(most_s) if most_s < window.seconds() => {
-                        Some(Outcome::Split(split::too_long(window, most_s)))
+                        Some(Outcome::Split(split::too_long(window, most_s), 0))
                     }
                     // It refuses what it says it allows.
                     _ => Some(Outcome::Failed(failure)),
@@ -281,8 +288,15 @@ impl<'a> Work<'a> {
             Class::TooLarge | Class::Timeout
                 if failure.class == Class::TooLarge || self.claimed.timeouts >= 1 =>
             {
+                // A server that never answers in time must not be asked for ever narrower windows: pieces go on with the
+                // attempts that are left.
+                let spent = if failure.class == Class::Timeout {
+                    self.claimed.attempts + 1
+                } else {
+                    0
+                };
                 Some(match split::too_large(window) {
-                    Decision::Pieces(pieces) => Outcome::Split(pieces),
+                    Decision::Pieces(pieces) => Outcome::Split(pieces, spent),
                     Decision::Bands if failure.class == Class::TooLarge => {
                         bands::harvest(self, Vec::new(), None).await
                     }
@@ -316,6 +330,15 @@ impl<'a> Work<'a> {
         let missing_s = u64::try_from(settled_at - asked_at.timestamp())
             .ok()
             .filter(|&s| s > 0)?;
+        if missing_s > CLOCK_TOLERANCE_S && settled_at <= Utc::now().timestamp() {
+            return Some(Outcome::Failed(Failure::new(
+                Class::Passing,
+                format!(
+                    "Tempo's clock says {}, {missing_s} s behind where this machine's clock puts it: correct one of them",
+                    asked_at.format("%Y-%m-%dT%H:%M:%SZ")
+                ),
+            )));
+        }
         Some(Outcome::NotYet {
             wait: Duration::from_secs(missing_s.min(600)),
             why: format!(
@@ -353,7 +376,7 @@ impl<'a> Work<'a> {
 
     /// Whether an answer to a search without a query is everything. Young blocks (and old traces may stand in young
     /// blocks) stop at the limit before they merge fragments, so such an answer can be cut below its limit: it has to
-    /// bring at least as many rooted traces as the server counts.
+    /// stay well below that, and to bring at least as many rooted traces as the server counts.
     async fn is_vouched_for(
         &mut self,
         found: &[TraceSummary],
@@ -363,9 +386,7 @@ impl<'a> Work<'a> {
         if found.is_empty() {
             return true;
         }
-        if found.iter().any(|trace| trace.root_service.is_none())
-            && found.len() * QUERYLESS_MARGIN > limit as usize
-        {
+        if found.len() * QUERYLESS_MARGIN > limit as usize {
             return false;
         }
         let window = self.claimed.window;
@@ -473,12 +494,15 @@ fn is_cut(answer: &Answer, limit: u32) -> bool {
     answer.body.traces.len() >= limit as usize || answer.body.stopped_early()
 }
 
-/// Tempo rewrites a range that lies wholly in its newest seconds, and says nothing.
+/// Tempo rewrites a range that lies wholly in its newest seconds, and says nothing: then none of what comes overlaps the
+/// window. It does that to young windows only; in older ones a trace with an impossible start may be all there is.
 fn about_another_window(answer: &Answer, window: Window) -> bool {
     let traces = &answer.body.traces;
+    let answered_at = answer.server_time.unwrap_or_else(Utc::now).timestamp();
     // Durations come cut off to the millisecond: a trace may reach into the window with what was cut off.
-    let latest_end_ns = |trace: &TraceSummary| trace.end_ns() + 999_999;
-    !traces.is_empty()
+    let latest_end_ns = |trace: &TraceSummary| trace.end_ns().saturating_add(999_999);
+    window.end() > answered_at - QUERYLESS_AGE_S
+        && !traces.is_empty()
         && !traces
             .iter()
             .any(|trace| window.overlaps_ns(trace.start_ns, latest_end_ns(trace)))

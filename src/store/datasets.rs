@@ -184,13 +184,19 @@ pub async fn record(
 /// # Errors
 /// If the database refuses.
 pub async fn restart_coverage(conn: &mut PgConnection, dataset: &str) -> sqlx::Result<()> {
-    sqlx::query!(
-        "UPDATE harvest.windows SET state = 'cancelled', lease_holder = NULL, lease_expires_at = NULL, finished_at = now()
-         WHERE dataset = $1 AND state IN ('queued', 'running')",
-        dataset
-    )
-    .execute(&mut *conn)
-    .await?;
+    // Again until there are none: a window that is being split meanwhile has pieces that the first time did not see.
+    loop {
+        let cancelled = sqlx::query!(
+            "UPDATE harvest.windows SET state = 'cancelled', lease_holder = NULL, lease_expires_at = NULL, finished_at = now()
+             WHERE dataset = $1 AND state IN ('queued', 'running')",
+            dataset
+        )
+        .execute(&mut *conn)
+        .await?;
+        if cancelled.rows_affected() == 0 {
+            break;
+        }
+    }
     sqlx::query!("DELETE FROM harvest.coverage WHERE dataset = $1", dataset)
         .execute(conn)
         .await?;
@@ -326,10 +332,11 @@ pub async fn contents(conn: &mut PgConnection, dataset: &str) -> sqlx::Result<Op
 /// # Errors
 /// If the database refuses.
 pub async fn delete(conn: &mut PgConnection, dataset: &str, definition: bool) -> sqlx::Result<()> {
-    sqlx::query!("DELETE FROM harvest.coverage WHERE dataset = $1", dataset)
+    // Windows first, with their runs: what finishes one meanwhile has stored and covered before, or does not any more.
+    sqlx::query!("DELETE FROM harvest.runs WHERE dataset = $1", dataset)
         .execute(&mut *conn)
         .await?;
-    sqlx::query!("DELETE FROM harvest.runs WHERE dataset = $1", dataset)
+    sqlx::query!("DELETE FROM harvest.coverage WHERE dataset = $1", dataset)
         .execute(&mut *conn)
         .await?;
     sqlx::query!("DELETE FROM harvest.fetches WHERE dataset = $1", dataset)

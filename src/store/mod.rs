@@ -62,6 +62,16 @@ pub enum OpenError {
         /// As it calls itself.
         version: String,
     },
+    /// Not every name can be stored.
+    #[error(
+        "the database at {address} has encoding {encoding}; create it with ENCODING 'UTF8', so that every name can be stored"
+    )]
+    Encoding {
+        /// Host and port, or socket.
+        address: String,
+        /// Its encoding.
+        encoding: String,
+    },
     /// The tables were made by a later version of this program.
     #[error(
         "the database's tables were made by a newer tempo-harvest (migration {version} is not known here): use that version, or another database"
@@ -122,6 +132,12 @@ pub async fn connect(options: &PgConnectOptions, connections: u32) -> Result<PgP
     .map_err(|_| connect_error(sqlx::Error::PoolTimedOut))?
     .map_err(connect_error)?;
     let (number, version) = server_version(&mut first).await?;
+    let encoding: String = sqlx::query_scalar("SHOW server_encoding")
+        .fetch_one(&mut first)
+        .await?;
+    if encoding != "UTF8" {
+        return Err(OpenError::Encoding { address, encoding });
+    }
     first.close().await?;
     if number < OLDEST_SERVER {
         return Err(OpenError::TooOld { address, version });

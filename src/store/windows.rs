@@ -59,6 +59,8 @@ pub struct Claimed {
     pub throttled: u32,
     /// Timeouts in a row before.
     pub timeouts: u32,
+    /// Leases on it that ran out.
+    pub lapsed: u32,
 }
 
 /// A window's end cannot be recorded.
@@ -213,13 +215,14 @@ pub async fn claim(
     let row = sqlx::query!(
         r#"UPDATE harvest.windows w
            SET state = 'running', lease_token = lease_token + 1, lease_holder = $2,
+               lapsed = CASE WHEN w.state = 'running' THEN w.lapsed + 1 ELSE w.lapsed END,
                lease_expires_at = clock_timestamp() + make_interval(secs => $3)
            FROM harvest.datasets d
            WHERE w.id = $1 AND d.name = w.dataset AND d.tenant IS NOT DISTINCT FROM $4
              AND ((w.state = 'queued' AND w.next_try_at <= clock_timestamp())
                   OR (w.state = 'running' AND w.lease_expires_at < clock_timestamp()))
            RETURNING lower(span) AS "start!", upper(span) AS "end!", w.dataset, d.query, d.detail, w.expected, w.settle_s,
-                     w.attempts, w.throttled, w.timeouts, w.lease_token"#,
+                     w.attempts, w.throttled, w.timeouts, w.lapsed, w.lease_token"#,
         window_id,
         holder.as_str(),
         LEASE.as_secs_f64(),
@@ -243,6 +246,7 @@ pub async fn claim(
             attempts: count(row.attempts),
             throttled: count(row.throttled),
             timeouts: count(row.timeouts),
+            lapsed: count(row.lapsed),
         })
     }))
 }
@@ -329,7 +333,8 @@ pub async fn mark_done(
     Ok(stored_new)
 }
 
-/// Replaces a window by its pieces, which tile it, and puts them on the queue.
+/// Replaces a window by its pieces, which tile it, and puts them on the queue. `spent` are attempts that the pieces have
+/// behind them already.
 ///
 /// # Errors
 /// [`FinishError::LeaseLost`] if the window is no longer ours; then nothing changes.
@@ -337,6 +342,7 @@ pub async fn split(
     conn: &mut PgConnection,
     claimed: &Claimed,
     pieces: &[Piece],
+    spent: u32,
     requests: i32,
 ) -> Result<(), FinishError> {
     let mut tx = conn.begin().await?;
@@ -358,14 +364,15 @@ pub async fn split(
         .map(|piece| piece.expected.and_then(|n| i64::try_from(n).ok()))
         .collect();
     let rows = sqlx::query!(
-        r#"INSERT INTO harvest.windows (run_id, dataset, source, look, span, parent_id, priority, queue_at, settle_s, expected)
-           SELECT p.run_id, p.dataset, p.source, p.look, piece.span, p.id, p.priority, p.queue_at, p.settle_s, piece.expected
+        r#"INSERT INTO harvest.windows (run_id, dataset, source, look, span, parent_id, priority, queue_at, settle_s, expected, attempts)
+           SELECT p.run_id, p.dataset, p.source, p.look, piece.span, p.id, p.priority, p.queue_at, p.settle_s, piece.expected, $4
            FROM harvest.windows p, unnest($2::tstzrange[], $3::bigint[]) AS piece (span, expected)
            WHERE p.id = $1
            RETURNING id, queue_at"#,
         claimed.lease.window_id,
         &spans,
-        &expected as &[Option<i64>]
+        &expected as &[Option<i64>],
+        i32::try_from(spent).unwrap_or(i32::MAX)
     )
     .fetch_all(&mut *tx)
     .await?;
@@ -538,6 +545,21 @@ pub async fn density_near(
          FROM harvest.windows WHERE dataset = $1 AND span && $2 AND state = 'done'",
         dataset,
         range(around)
+    )
+    .fetch_one(conn)
+    .await
+}
+
+/// How many windows failed, and are not collected by now, since a moment.
+///
+/// # Errors
+/// If the database refuses.
+pub async fn failed_since(conn: &mut PgConnection, since: DateTime<Utc>) -> sqlx::Result<i64> {
+    sqlx::query_scalar!(
+        r#"SELECT count(*) AS "failed!" FROM harvest.windows w
+           LEFT JOIN harvest.coverage c ON c.dataset = w.dataset AND c.look = w.look
+           WHERE w.state = 'failed' AND w.finished_at >= $1 AND NOT coalesce(w.span <@ c.covered, false)"#,
+        since
     )
     .fetch_one(conn)
     .await

@@ -236,8 +236,9 @@ impl Client {
         }
         let body = self.get(url, "application/protobuf").await?;
         let format = Format::of(&body.content_type).ok_or_else(|| self.strange(&body))?;
-        let decoded = wire::decode_search(format, &body.bytes)
-            .map_err(|error| broken(&body, format!("Tempo's answer cannot be read: {error}")))?;
+        let decoded = wire::decode_search(format, &body.bytes).map_err(|error| {
+            self.broken(&body, format!("Tempo's answer cannot be read: {error}"))
+        })?;
         self.gate.answered();
         Ok(Answer {
             body: decoded,
@@ -265,8 +266,9 @@ impl Client {
             .append_pair("end", &window.end().to_string())
             .append_pair("step", &format!("{step_s}s"));
         let body = self.get(url, "application/json").await?;
-        let histogram = wire::decode_count(&body.bytes, step_s)
-            .map_err(|error| broken(&body, format!("Tempo's count cannot be read: {error}")))?;
+        let histogram = wire::decode_count(&body.bytes, step_s).map_err(|error| {
+            self.broken(&body, format!("Tempo's count cannot be read: {error}"))
+        })?;
         self.gate.answered();
         Ok(CountAnswer {
             histogram,
@@ -401,8 +403,11 @@ impl Client {
         };
         if class == Class::Throttled {
             let row = self.gate.refused();
-            self.gate
-                .pause(retry_after.unwrap_or_else(|| retry::wait(row.min(6), None) / 2));
+            let wait = match retry_after {
+                Some(asked) => asked.min(retry::LONGEST_ASKED),
+                None => retry::wait(row.min(6), None) / 2,
+            };
+            self.gate.pause(wait);
         }
         Failure {
             retry_after,
@@ -410,10 +415,18 @@ impl Client {
         }
     }
 
+    /// An answer that is not what it should be, and may be next time.
+    fn broken(&self, body: &Body, message: String) -> Failure {
+        Failure {
+            elapsed: body.elapsed,
+            ..Failure::of_answer(Class::Passing, body.status, self.scrub(&message))
+        }
+    }
+
     fn strange(&self, body: &Body) -> Failure {
         let said = self.scrub(&shorten(&String::from_utf8_lossy(&body.bytes), false));
         let kind = self.scrub(&body.content_type);
-        broken(
+        self.broken(
             body,
             format!("Tempo's answer is neither protobuf nor JSON but `{kind}`: `{said}`"),
         )
@@ -550,14 +563,6 @@ fn with_tls(
         );
     }
     Ok(builder)
-}
-
-/// An answer that is not what it should be, and may be next time.
-fn broken(body: &Body, message: String) -> Failure {
-    Failure {
-        elapsed: body.elapsed,
-        ..Failure::of_answer(Class::Passing, body.status, message)
-    }
 }
 
 fn is_html(body: &Body) -> bool {

@@ -42,10 +42,12 @@ pub struct Failure {
 impl Failure {
     /// A failure without an HTTP answer.
     pub fn new(class: Class, message: impl Into<String>) -> Self {
+        // A server's words may hold anything; PostgreSQL and terminals do not take everything.
+        let printable = |c: char| if c.is_control() { '\u{fffd}' } else { c };
         Self {
             class,
             status: None,
-            message: message.into(),
+            message: message.into().chars().map(printable).collect(),
             retry_after: None,
             elapsed: Duration::ZERO,
         }

@@ -61,7 +61,9 @@ impl Gate {
     /// Holds back every request to this source until `wait` has passed.
     pub fn pause(&self, wait: Duration) {
         let mut state = self.lock();
-        state.next = state.next.max(Instant::now() + wait);
+        if let Some(until) = Instant::now().checked_add(wait) {
+            state.next = state.next.max(until);
+        }
     }
 
     /// Counts a refusal as too many requests; returns how many there were in a row.

@@ -1,6 +1,7 @@
 //! Tempo's wire formats: protobuf and JSON in, the same typed answer out.
 //!
-//! [`messages`] are the protobuf messages, shared with the simulator. An answer that ends before its `metrics` is refused:
+//! [`messages`] are the protobuf messages as they are, with which the simulator answers; the client decodes with the part of
+//! them that it uses ([`lean`]). An answer that ends before its `metrics` is refused:
 //! Tempo sends them last, so a body cut at a message's border would otherwise pass for a smaller answer.
 
 use std::{borrow::Cow, collections::BTreeMap};
@@ -10,6 +11,7 @@ use serde::{Deserialize, Deserializer, de};
 
 use crate::split::Histogram;
 
+mod lean;
 pub mod messages;
 
 /// What Tempo says instead of a root's service while the root span has not arrived.
@@ -112,9 +114,6 @@ pub enum DecodeError {
     /// A trace ID that is none.
     #[error("`{0}` is not a trace ID")]
     TraceId(String),
-    /// A time that does not fit.
-    #[error("start {0} ns of trace `{1}` is out of range")]
-    Start(u64, String),
 }
 
 /// A trace ID as Tempo prints it: hex without leading zeros.
@@ -132,26 +131,25 @@ pub fn parse_trace_id(text: &str) -> Option<[u8; 16]> {
 pub fn decode_search(format: Format, body: &[u8]) -> Result<SearchBody, DecodeError> {
     match format {
         Format::Protobuf => {
-            let answer = messages::SearchResponse::decode(body)?;
+            let answer = lean::SearchResponse::decode(body)?;
             let metrics = answer.metrics.ok_or(DecodeError::NoMetrics)?;
             let traces = answer.traces.into_iter().map(|trace| {
-                let services = (!trace.service_stats.is_empty()).then(|| {
-                    let counts = trace.service_stats.into_iter().map(|(service, stats)| {
-                        let counts = ServiceCounts {
-                            spans: stats.span_count,
-                            errors: stats.error_count,
-                        };
-                        (service, counts)
-                    });
-                    counts.collect()
+                let counts = trace.service_stats.into_iter().map(|entry| {
+                    let stats = entry.stats.unwrap_or_default();
+                    let counts = ServiceCounts {
+                        spans: stats.span_count,
+                        errors: stats.error_count,
+                    };
+                    (lean::text(entry.service), counts)
                 });
+                let services: BTreeMap<String, ServiceCounts> = counts.collect();
                 summary(
-                    &trace.trace_id,
-                    trace.root_service_name,
-                    trace.root_trace_name,
+                    &lean::text(trace.trace_id),
+                    lean::text(trace.root_service_name),
+                    lean::text(trace.root_trace_name),
                     trace.start_time_unix_nano,
                     trace.duration_ms,
-                    services,
+                    (!services.is_empty()).then_some(services),
                 )
             });
             Ok(SearchBody {
@@ -207,8 +205,8 @@ fn summary(
     Ok(TraceSummary {
         trace_id: parse_trace_id(trace_id)
             .ok_or_else(|| DecodeError::TraceId(trace_id.chars().take(64).collect()))?,
-        start_ns: i64::try_from(start_ns)
-            .map_err(|_| DecodeError::Start(start_ns, trace_id.to_owned()))?,
+        // A span may claim any start; one that does not fit must not keep the others of its window from being stored.
+        start_ns: i64::try_from(start_ns).unwrap_or(i64::MAX),
         duration_ms,
         root_service: Some(root_service).filter(|_| rooted),
         root_name: Some(root_name).filter(|name| rooted && !name.is_empty()),
@@ -230,10 +228,10 @@ pub fn decode_count(body: &[u8], step_s: i64) -> Result<Option<Histogram>, Decod
         let start = i64::try_from(sample.timestamp_ms / 1_000).ok()? - step_s;
         (sample.value > 0.0).then(|| (start, sample.value.round() as u64))
     });
-    Ok(Some(Histogram {
-        step_s,
-        steps: steps.collect(),
-    }))
+    let mut steps: Vec<(i64, u64)> = steps.collect();
+    steps.sort_unstable();
+    steps.dedup_by_key(|(start, _)| *start);
+    Ok(Some(Histogram { step_s, steps }))
 }
 
 #[derive(Deserialize)]
