@@ -278,6 +278,7 @@ COMMENT ON FUNCTION harvest.merge_services(jsonb, jsonb) IS 'Per service the gre
 
 CREATE FUNCTION harvest.sum_services(services jsonb, count_name text) RETURNS integer
 LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
-    SELECT least(sum((value ->> count_name)::bigint), 2147483647)::integer FROM jsonb_each(services)
+    SELECT CASE WHEN total > 2147483647 THEN 2147483647 ELSE total END::integer
+    FROM (SELECT sum((value ->> count_name)::bigint) AS total FROM jsonb_each(services)) counted
 $$;
 COMMENT ON FUNCTION harvest.sum_services(jsonb, text) IS 'Sum of ''spans'' or ''errors'' over the services; NULL without services';

@@ -32,7 +32,7 @@ const KEPT_VARIABLES: [&str; 4] = ["PATH", "TMPDIR", "LD_LIBRARY_PATH", "DYLD_LI
 /// this in the same file.
 const CONFIGURATION: &str = "
 # Set by tempo-harvest when it made this cluster.
-max_connections = 200
+max_connections = 100
 shared_buffers = 128MB
 max_wal_size = 1GB
 fsync = on
