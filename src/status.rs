@@ -183,7 +183,17 @@ fn gaps(
     let rest = left.clone();
     take(&mut left, &rest, Reason::NeverTried);
     gaps.sort_by_key(|gap| gap.window);
-    gaps
+    // Neighbours with one reason are one gap.
+    let mut joined: Vec<Gap> = Vec::with_capacity(gaps.len());
+    for gap in gaps {
+        match joined.last_mut() {
+            Some(last) if last.reason == gap.reason && last.window.end() == gap.window.start() => {
+                last.window = last.window.until(gap.window);
+            }
+            _ => joined.push(gap),
+        }
+    }
+    joined
 }
 
 #[cfg(test)]

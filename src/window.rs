@@ -35,6 +35,15 @@ impl Window {
         self.end - self.start
     }
 
+    /// From the start of this one to the end of a later one.
+    #[must_use]
+    pub fn until(self, later: Self) -> Self {
+        Self {
+            start: self.start.min(later.start),
+            end: self.end.max(later.end),
+        }
+    }
+
     /// What the two have in common.
     pub fn intersection(self, other: Self) -> Option<Self> {
         Self::new(self.start.max(other.start), self.end.min(other.end))

@@ -62,6 +62,9 @@ pub(super) async fn run(args: Args) -> anyhow::Result<Exit> {
             for gap in &status.gaps {
                 let why = match &gap.reason {
                     Reason::Failed {
+                        error, attempts: 0, ..
+                    } => format!(", given up untried with the rest of its run: {error}"),
+                    Reason::Failed {
                         error, attempts, ..
                     } => format!(" after {attempts} attempts: {error}"),
                     _ => String::new(),
