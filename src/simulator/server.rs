@@ -16,7 +16,7 @@ use axum::http::header::{
 use axum::http::{HeaderMap, HeaderValue, Response, StatusCode};
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use futures_core::Stream;
+use futures::Stream;
 use prost::Message as _;
 use secrecy::ExposeSecret as _;
 use tokio::sync::mpsc;
