@@ -333,8 +333,8 @@ impl Client {
             .map(|at| at.with_timezone(&Utc));
         let bytes = match self.read(response).await {
             Ok(bytes) => bytes,
-            // The status of a refusal says more than its body, whole or not.
-            Err(_) if status >= 400 => Vec::new(),
+            // Here the status says enough; what else is refused says why in its body.
+            Err(_) if matches!(status, 401..=408 | 429 | 500..) => Vec::new(),
             Err(failure) => return Err(failure),
         };
         let body = Body {
