@@ -14,8 +14,8 @@ use chrono::{DateTime, Utc};
 use reqwest::{
     Certificate, Identity, Response,
     header::{
-        ACCEPT, AUTHORIZATION, CONTENT_TYPE, DATE, HeaderMap, HeaderName, HeaderValue, LOCATION,
-        RETRY_AFTER,
+        ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_TYPE, DATE, HeaderMap, HeaderName,
+        HeaderValue, LOCATION, RETRY_AFTER,
     },
 };
 use secrecy::ExposeSecret;
@@ -141,17 +141,22 @@ impl Client {
         // A second installation is an error that changes nothing: there is one provider.
         let _already_installed = rustls::crypto::ring::default_provider().install_default();
         let loopback = is_loopback(&source.url);
+        let mut headers = default_headers(&source).map_err(|reason| SetupError::Http {
+            source_name: source.name.clone(),
+            reason,
+        })?;
+        if loopback {
+            headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+        }
         let mut builder = reqwest::Client::builder()
             .redirect(reqwest::redirect::Policy::none())
             .user_agent(concat!("tempo-harvest/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(CONNECT_TIMEOUT)
             .timeout(source.limits.timeout)
             .pool_idle_timeout(Duration::from_secs(30))
-            .gzip(!loopback)
-            .default_headers(default_headers(&source).map_err(|reason| SetupError::Http {
-                source_name: source.name.clone(),
-                reason,
-            })?);
+            // What comes compressed is read, also where it was not asked for.
+            .gzip(true)
+            .default_headers(headers);
         if loopback {
             builder = builder.no_proxy();
         }
