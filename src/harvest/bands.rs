@@ -6,13 +6,14 @@
 //! of a single nanosecond that is still too full is cut by root service, then by root name; if that does not narrow it,
 //! the window is irreducible.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
 use super::{
     Outcome,
     work::{Verdict, Work},
 };
 use crate::{
+    retry,
     split::Band,
     store::windows::{self, Figures},
     tempo::{Class, Failure, wire::TraceSummary},
@@ -27,6 +28,12 @@ const MOST_REQUESTS: i32 = 20_000;
 
 /// A trace's value of a field.
 type ValueOf = fn(&TraceSummary) -> Option<&String>;
+
+/// How often a failed request is made again before the second is given back: then it begins anew, and a second of many
+/// bands would never get through where some of all requests fail.
+const TRIES_IN_PLACE: u32 = 6;
+/// The second is not held for longer than this because the server asks to wait.
+const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
 /// What traces can be told apart by when their durations are equal.
 const FIELDS: [(&str, ValueOf); 2] = [
@@ -154,6 +161,7 @@ impl Second<'_, '_> {
             spansets.join(" && ")
         };
         let mut limit = self.work.ceiling();
+        let mut failures = 0;
         loop {
             if self.work.requests > MOST_REQUESTS {
                 return Err(Outcome::Irreducible(format!(
@@ -164,6 +172,14 @@ impl Second<'_, '_> {
                 Ok(answer) => answer,
                 Err(failure) if failure.class == Class::TooLarge => {
                     return Ok(Part::Over(Vec::new()));
+                }
+                Err(failure) if failures < TRIES_IN_PLACE && passes_soon(&failure) => {
+                    failures += 1;
+                    // After too many requests the gate holds back the next one.
+                    if failure.class != Class::Throttled {
+                        tokio::time::sleep(retry::wait(failures, failure.retry_after)).await;
+                    }
+                    continue;
                 }
                 Err(failure) => {
                     limit = self.lower_limit(failure, limit).await?;
@@ -256,6 +272,14 @@ impl Second<'_, '_> {
             }
         }
     }
+}
+
+/// Whether a failure may be over by the time the request is made again.
+fn passes_soon(failure: &Failure) -> bool {
+    matches!(
+        failure.class,
+        Class::Passing | Class::Throttled | Class::Timeout
+    ) && failure.retry_after.is_none_or(|wait| wait <= LONGEST_WAIT)
 }
 
 /// A TraceQL string literal.

@@ -28,6 +28,9 @@ use self::work::Work;
 
 /// How often access is tried at a source that has not answered lately, before the whole run is given up.
 const ACCESS_ATTEMPTS: u32 = 3;
+/// A window's own waits after "too many requests" grow up to the one after so many failures: four seconds, more or less.
+/// While the server refuses everything, all requests to it are held back anyway.
+const LONGEST_THROTTLED_WAIT: u32 = 4;
 /// Refusals as "too many requests" that are borne for each attempt allowed.
 const THROTTLED_PER_ATTEMPT: u32 = 10;
 /// Leases on a window that may run out in a row: more, and the window itself is what ends its workers.
@@ -257,7 +260,7 @@ impl Harvester {
                 let throttled = claimed.throttled + 1;
                 (
                     ErrorClass::Throttled,
-                    throttled,
+                    throttled.min(LONGEST_THROTTLED_WAIT),
                     throttled >= most.saturating_mul(THROTTLED_PER_ATTEMPT),
                 )
             }
