@@ -254,7 +254,9 @@ impl Harvester {
                 } else {
                     most.min(ACCESS_ATTEMPTS)
                 };
-                (ErrorClass::Access, failed, failed >= most)
+                // What is refused to this window is refused to all: none is tried for itself.
+                let refused = failed.max(self.client.rounds_shut_out());
+                (ErrorClass::Access, refused, refused >= most)
             }
             Class::Throttled => {
                 let throttled = claimed.throttled + 1;

@@ -206,6 +206,11 @@ impl Client {
             .max_result_limit = None;
     }
 
+    /// How many rounds of requests in a row were refused for want of access.
+    pub fn rounds_shut_out(&self) -> u32 {
+        self.gate.rounds_shut_out()
+    }
+
     /// Whether counting is worth a try: not for a while after the server would not count what is there.
     pub fn may_count(&self) -> bool {
         let uncounted = *self
@@ -406,6 +411,9 @@ impl Client {
         } else {
             refusal.class()
         };
+        if class == Class::Access {
+            self.gate.shut_out();
+        }
         if class == Class::Throttled {
             let row = self.gate.refused();
             let wait = match retry_after {

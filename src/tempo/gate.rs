@@ -11,6 +11,8 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
+use crate::retry;
+
 /// The gate every request to one source passes.
 #[derive(Debug)]
 pub struct Gate {
@@ -25,6 +27,9 @@ struct State {
     next: Instant,
     /// Refusals as "too many requests" since the last answer.
     refusals: u32,
+    /// Rounds of requests that were not let in since the last answer, and until when what comes belongs to the latest.
+    shut_out: u32,
+    round_ends: Instant,
 }
 
 impl Gate {
@@ -36,6 +41,8 @@ impl Gate {
             state: Mutex::new(State {
                 next: Instant::now(),
                 refusals: 0,
+                shut_out: 0,
+                round_ends: Instant::now(),
             }),
         }
     }
@@ -73,9 +80,28 @@ impl Gate {
         state.refusals
     }
 
-    /// An answer came: the server bears what it is given.
+    /// Counts a refusal for want of access, and holds everything back for a while: what is refused to one request is
+    /// refused to all. Requests that were under way together are refused in one round.
+    pub fn shut_out(&self) {
+        let now = Instant::now();
+        let mut state = self.lock();
+        if now < state.round_ends {
+            return;
+        }
+        state.shut_out = state.shut_out.saturating_add(1);
+        state.round_ends = now + retry::wait(state.shut_out, None);
+        state.next = state.next.max(state.round_ends);
+    }
+
+    /// How many rounds of requests in a row were refused for want of access.
+    pub fn rounds_shut_out(&self) -> u32 {
+        self.lock().shut_out
+    }
+
+    /// An answer came: the server bears what it is given, and lets it in.
     pub fn answered(&self) {
-        self.lock().refusals = 0;
+        let mut state = self.lock();
+        (state.refusals, state.shut_out) = (0, 0);
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, State> {
@@ -102,6 +128,21 @@ mod tests {
         gate.pause(Duration::from_secs(3));
         gate.enter().await;
         assert!(begin.elapsed() >= Duration::from_secs(4));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn requests_refused_together_are_one_round_and_hold_back_the_next() {
+        let gate = Gate::new(8, 1_000.0);
+        gate.shut_out();
+        gate.shut_out();
+        assert_eq!(gate.rounds_shut_out(), 1);
+        let begin = Instant::now();
+        gate.enter().await;
+        assert!(begin.elapsed() >= Duration::from_millis(200));
+        gate.shut_out();
+        assert_eq!(gate.rounds_shut_out(), 2);
+        gate.answered();
+        assert_eq!(gate.rounds_shut_out(), 0);
     }
 
     #[tokio::test(start_paused = true)]
