@@ -6,6 +6,7 @@ mod check;
 mod crash;
 mod db;
 mod documentation;
+mod faults;
 mod fragments;
 mod job;
 mod local_postgres;
