@@ -3,13 +3,16 @@
 
 mod backfill;
 mod check;
+mod commands;
 mod crash;
+mod datasets;
 mod db;
 mod documentation;
 mod faults;
 mod fragments;
 mod job;
 mod local_postgres;
+mod secrets;
 mod simulator;
 mod splitting;
 #[path = "../support/mod.rs"]

@@ -306,6 +306,16 @@ impl Scene {
         path
     }
 
+    /// Where a text that is found only once stands in a job file: `shop.toml:9:9`.
+    pub fn place(&self, file: &str, text: &str) -> String {
+        let content = std::fs::read_to_string(self.folder.path().join(file)).unwrap();
+        let before = content.split(text).next().unwrap();
+        assert_ne!(before, content, "`{text}` is not in {file}");
+        let line = before.matches('\n').count() + 1;
+        let column = before.rsplit('\n').next().unwrap().chars().count() + 1;
+        format!("{file}:{line}:{column}")
+    }
+
     /// Starts the program in the folder, with this database.
     pub fn start(&self, arguments: &[&str]) -> Process {
         self.start_with(arguments, &[("DATABASE_URL", &self.database.url())])
