@@ -101,6 +101,11 @@ async fn stays_hidden(credentials: Credentials, source: &str) {
     assert!(refused.contains("401"), "{refused}");
     let login = Some(Misbehaviour::LoginPage);
     look_everywhere(&scene, &secret_job(3, source), ACCEPTED, login, 1).await;
+    if source.starts_with("headers") {
+        let sent = ("x-api-key".to_owned(), ACCEPTED.to_owned());
+        let requests = scene.control.requests();
+        assert!(requests[0].headers.contains(&sent), "{requests:?}");
+    }
 }
 
 #[tokio::test]
