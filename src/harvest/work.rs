@@ -495,17 +495,16 @@ fn is_cut(answer: &Answer, limit: u32) -> bool {
 }
 
 /// Tempo rewrites a range that lies wholly in its newest seconds, and says nothing: then none of what comes overlaps the
-/// window. It does that to young windows only; in older ones a trace with an impossible start may be all there is.
+/// window. A trace that starts longer before it than a duration can tell (49.7 days, or at zero) may well reach into it.
 fn about_another_window(answer: &Answer, window: Window) -> bool {
     let traces = &answer.body.traces;
-    let answered_at = answer.server_time.unwrap_or_else(Utc::now).timestamp();
+    let untold_ns = (window.start() - i64::from(u32::MAX) / 1_000).saturating_mul(1_000_000_000);
     // Durations come cut off to the millisecond: a trace may reach into the window with what was cut off.
-    let latest_end_ns = |trace: &TraceSummary| trace.end_ns().saturating_add(999_999);
-    window.end() > answered_at - QUERYLESS_AGE_S
-        && !traces.is_empty()
-        && !traces
-            .iter()
-            .any(|trace| window.overlaps_ns(trace.start_ns, latest_end_ns(trace)))
+    let overlaps = |trace: &TraceSummary| {
+        let latest_end_ns = trace.end_ns().saturating_add(999_999);
+        trace.start_ns < untold_ns || window.overlaps_ns(trace.start_ns, latest_end_ns)
+    };
+    !traces.is_empty() && !traces.iter().any(overlaps)
 }
 
 fn describe_failure<'a>(fetch: &mut Fetch<'a>, failure: &'a Failure) {
