@@ -217,9 +217,10 @@ impl Second<'_, '_> {
             .acquire()
             .await
             .map_err(Outcome::Database)?;
-        let new = windows::store_part(&mut conn, self.work.claimed, found).await?;
+        let merged = windows::store_part(&mut conn, self.work.claimed, found).await?;
         self.figures.returned += i64::try_from(number).unwrap_or(0);
-        self.figures.stored_new += new;
+        self.figures.stored_new += merged.new;
+        self.figures.improved += merged.improved;
         Ok(number)
     }
 

@@ -15,7 +15,7 @@ use crate::{
     retry,
     split::Piece,
     store::{
-        Holder, Look, sources,
+        Holder, sources,
         windows::{self, Claimed, ErrorClass, Figures, FinishError, Setback},
     },
     tempo::{Class, Client, Failure, wire::TraceSummary},
@@ -185,8 +185,7 @@ impl Harvester {
             Outcome::Done { found, mut before } => {
                 before.requests = requests;
                 let returned = before.returned + i64::try_from(found.len()).unwrap_or(0);
-                let new =
-                    windows::mark_done(&mut conn, claimed, Look::Sealed, found, before).await?;
+                let new = windows::mark_done(&mut conn, claimed, found, before).await?;
                 tracing::debug!(dataset = claimed.dataset, %window, traces = returned, new, requests, "window done");
                 sources::answered(&mut conn, &self.client.source().name).await?;
             }

@@ -44,9 +44,18 @@ WITH merged AS (
                AND harvest.merge_services(t.services, excluded.services) IS DISTINCT FROM t.services))
     RETURNING (xmax = 0) AS new
 )
-SELECT count(*) FILTER (WHERE new) FROM merged";
+SELECT count(*) FILTER (WHERE new), count(*) FILTER (WHERE NOT new) FROM merged";
 
-/// Stores traces, inside the caller's transaction. Returns how many were not stored before.
+/// What storing traces changed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Merged {
+    /// Traces that were not stored before.
+    pub new: i64,
+    /// Traces that were stored before and are more complete now.
+    pub improved: i64,
+}
+
+/// Stores traces, inside the caller's transaction.
 ///
 /// # Errors
 /// If the database refuses.
@@ -54,10 +63,10 @@ pub async fn merge(
     conn: &mut PgConnection,
     dataset: &str,
     found: Vec<TraceSummary>,
-) -> sqlx::Result<i64> {
+) -> sqlx::Result<Merged> {
     let found = combine(found);
     if found.is_empty() {
-        return Ok(0);
+        return Ok(Merged::default());
     }
     sqlx::raw_sql(STAGING).execute(&mut *conn).await?;
     let mut copy = conn.copy_in_raw(COPY).await?;
@@ -78,7 +87,10 @@ pub async fn merge(
         .bind(dataset)
         .fetch_one(&mut *conn)
         .await?;
-    row.try_get(0)
+    Ok(Merged {
+        new: row.try_get(0)?,
+        improved: row.try_get(1)?,
+    })
 }
 
 /// Sorted by ID (so that two merges at once take their locks in the same order), each ID once. Should an answer bring a

@@ -11,7 +11,10 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use sqlx::{Acquire, PgConnection, postgres::types::PgRange};
 
-use super::{Holder, Look, datasets, traces};
+use super::{
+    Holder, Look, datasets,
+    traces::{self, Merged},
+};
 use crate::{
     queue::{self, Item},
     split::Piece,
@@ -43,6 +46,8 @@ pub struct Claimed {
     pub lease: Lease,
     /// Its span.
     pub window: Window,
+    /// What being done will count as.
+    pub look: Look,
     /// The dataset it fills.
     pub dataset: String,
     /// The dataset's TraceQL filter.
@@ -114,6 +119,8 @@ pub struct Figures {
     pub returned: i64,
     /// Of these, stored for the first time.
     pub stored_new: i64,
+    /// Of these, stored before and now more complete.
+    pub improved: i64,
 }
 
 fn range(window: Window) -> PgRange<DateTime<Utc>> {
@@ -221,7 +228,7 @@ pub async fn claim(
            WHERE w.id = $1 AND d.name = w.dataset AND d.tenant IS NOT DISTINCT FROM $4
              AND ((w.state = 'queued' AND w.next_try_at <= clock_timestamp())
                   OR (w.state = 'running' AND w.lease_expires_at < clock_timestamp()))
-           RETURNING lower(span) AS "start!", upper(span) AS "end!", w.dataset, d.query, d.detail, w.expected, w.settle_s,
+           RETURNING lower(span) AS "start!", upper(span) AS "end!", w.look, w.dataset, d.query, d.detail, w.expected, w.settle_s,
                      w.attempts, w.throttled, w.timeouts, w.lapsed, w.lease_token"#,
         window_id,
         holder.as_str(),
@@ -238,6 +245,7 @@ pub async fn claim(
                 token: row.lease_token,
             },
             window: window_of(row.start, row.end)?,
+            look: Look::from_name(&row.look)?,
             dataset: row.dataset,
             query: row.query,
             detail: row.detail,
@@ -282,7 +290,7 @@ async fn fence(conn: &mut PgConnection, lease: Lease) -> Result<(), FinishError>
     .ok_or(FinishError::LeaseLost(lease.window_id))
 }
 
-/// Stores traces of a window that is not finished with them. Returns how many were new.
+/// Stores traces of a window that is not finished with them.
 ///
 /// # Errors
 /// [`FinishError::LeaseLost`] if the window is no longer ours; then nothing is stored.
@@ -290,13 +298,13 @@ pub async fn store_part(
     conn: &mut PgConnection,
     claimed: &Claimed,
     found: Vec<TraceSummary>,
-) -> Result<i64, FinishError> {
+) -> Result<Merged, FinishError> {
     let mut tx = conn.begin().await?;
     fence(&mut tx, claimed.lease).await?;
-    let stored_new = traces::merge(&mut tx, &claimed.dataset, found).await?;
-    datasets::add_traces(&mut tx, &claimed.dataset, stored_new).await?;
+    let merged = traces::merge(&mut tx, &claimed.dataset, found).await?;
+    datasets::add_traces(&mut tx, &claimed.dataset, merged.new).await?;
     tx.commit().await?;
-    Ok(stored_new)
+    Ok(merged)
 }
 
 /// Stores the traces of a window and marks it done, in one transaction. Returns the traces that were new, those of
@@ -307,28 +315,34 @@ pub async fn store_part(
 pub async fn mark_done(
     conn: &mut PgConnection,
     claimed: &Claimed,
-    look: Look,
     found: Vec<TraceSummary>,
     before: Figures,
 ) -> Result<i64, FinishError> {
     let mut tx = conn.begin().await?;
     fence(&mut tx, claimed.lease).await?;
     let returned = before.returned + i64::try_from(found.len()).unwrap_or(i64::MAX);
-    let new_here = traces::merge(&mut tx, &claimed.dataset, found).await?;
-    let stored_new = before.stored_new + new_here;
+    let merged = traces::merge(&mut tx, &claimed.dataset, found).await?;
+    let stored_new = before.stored_new + merged.new;
     sqlx::query!(
         "UPDATE harvest.windows SET state = 'done', lease_holder = NULL, lease_expires_at = NULL, finished_at = clock_timestamp(),
-             last_error = NULL, error_class = NULL, requests = requests + $2, returned = $3, stored_new = $4
+             last_error = NULL, error_class = NULL, requests = requests + $2, returned = $3, stored_new = $4, improved = $5
          WHERE id = $1",
         claimed.lease.window_id,
         before.requests,
         returned,
-        stored_new
+        stored_new,
+        before.improved + merged.improved
     )
     .execute(&mut *tx)
     .await?;
-    datasets::cover(&mut tx, &claimed.dataset, look, claimed.lease.window_id).await?;
-    datasets::add_traces(&mut tx, &claimed.dataset, new_here).await?;
+    datasets::cover(
+        &mut tx,
+        &claimed.dataset,
+        claimed.look,
+        claimed.lease.window_id,
+    )
+    .await?;
+    datasets::add_traces(&mut tx, &claimed.dataset, merged.new).await?;
     tx.commit().await?;
     Ok(stored_new)
 }
@@ -364,8 +378,10 @@ pub async fn split(
         .map(|piece| piece.expected.and_then(|n| i64::try_from(n).ok()))
         .collect();
     let rows = sqlx::query!(
-        r#"INSERT INTO harvest.windows (run_id, dataset, source, look, span, parent_id, priority, queue_at, settle_s, expected, attempts)
-           SELECT p.run_id, p.dataset, p.source, p.look, piece.span, p.id, p.priority, p.queue_at, p.settle_s, piece.expected, $4
+        r#"INSERT INTO harvest.windows (run_id, dataset, source, look, span, parent_id, priority, queue_at, settle_s, earlier_look, expected,
+                                        attempts)
+           SELECT p.run_id, p.dataset, p.source, p.look, piece.span, p.id, p.priority, p.queue_at, p.settle_s, p.earlier_look,
+                  piece.expected, $4
            FROM harvest.windows p, unnest($2::tstzrange[], $3::bigint[]) AS piece (span, expected)
            WHERE p.id = $1
            RETURNING id, queue_at"#,
