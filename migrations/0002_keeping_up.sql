@@ -39,3 +39,5 @@ COMMENT ON COLUMN harvest.windows.earlier_look IS 'The latest look that had cove
 COMMENT ON COLUMN harvest.windows.improved IS 'Traces stored before that it completed: an earlier start, a later end, a root, more spans';
 CREATE INDEX windows_later_looks ON harvest.windows (dataset, look, finished_at) WHERE state = 'done' AND earlier_look IS NOT NULL;
 CREATE INDEX windows_failed ON harvest.windows (dataset, finished_at) WHERE state = 'failed';
+CREATE INDEX windows_queue ON harvest.windows (source, priority, queue_at) WHERE state = 'queued';
+COMMENT ON COLUMN harvest.windows.queue_at IS 'Order within a priority: earlier goes first; pieces inherit it. No moment: runs of one source take turns by it';

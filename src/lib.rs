@@ -22,6 +22,7 @@ pub mod local_postgres;
 pub mod plan;
 pub mod queue;
 pub mod retry;
+pub mod scheduler;
 pub mod simulator;
 pub mod split;
 pub mod status;

@@ -75,6 +75,25 @@ pub struct Submission<'a> {
     pub holder: &'a Holder,
 }
 
+impl<'a> Submission<'a> {
+    /// The submission of what the job's [backfill] says at the time `now`, in the background; `None` without one.
+    pub fn of_backfill(job: &'a Job, now: DateTime<Utc>, holder: &'a Holder) -> Option<Self> {
+        let backfill = job.backfill.as_ref()?;
+        let seconds = |duration: std::time::Duration| i64::try_from(duration.as_secs()).ok();
+        let (start, end) = backfill.resolve(now);
+        Some(Self {
+            job,
+            requested: Window::new(start, end)?,
+            window_s: seconds(backfill.window)?,
+            settle_s: seconds(backfill.settle)?,
+            now,
+            command: "work",
+            priority: windows::BACKFILL_PRIORITY,
+            holder,
+        })
+    }
+}
+
 /// A job's fingerprint: what its dataset is a collection of.
 pub fn fingerprint(job: &Job) -> Fingerprint {
     Fingerprint {
@@ -115,23 +134,7 @@ pub async fn submit(
     let job = submission.job;
     let dataset = job.dataset.as_str();
     let mut tx = conn.begin().await?;
-    datasets::lock_for_planning(&mut tx, dataset).await?;
-    let matched = compare(&mut tx, job).await?;
-    one_tenant_a_source(&mut tx, job).await?;
-    let replace = job.source_spec.has_literal_secret().is_none();
-    sources::record(&mut tx, &job.source.name, &storable_source(job)?, replace).await?;
-    if matched != Match::Same {
-        datasets::record(&mut tx, dataset, &fingerprint(job)).await?;
-        datasets::restart_coverage(&mut tx, dataset).await?;
-    }
-    datasets::record_job(
-        &mut tx,
-        &job.name,
-        dataset,
-        job.storable_text(),
-        &job.file.display().to_string(),
-    )
-    .await?;
+    register(&mut tx, job).await?;
     let (covered, in_flight) = ledger(&mut tx, dataset).await?;
     let plan = planned(submission, &covered, &in_flight);
     let mut run_id = None;
@@ -155,6 +158,7 @@ pub async fn submit(
             dataset,
             source: &job.source.name,
             look: Look::Sealed,
+            earlier_look: None,
             priority: submission.priority,
             settle_s: submission.settle_s,
         };
@@ -165,6 +169,27 @@ pub async fn submit(
     }
     tx.commit().await?;
     Ok((plan, run_id))
+}
+
+/// Takes the right to plan for the job's dataset until the transaction ends, and records the job, its source and its dataset
+/// as they are now.
+///
+/// # Errors
+/// If the dataset was collected with something else, or the database refuses; roll back then.
+pub async fn register(tx: &mut PgConnection, job: &Job) -> Result<(), SubmitError> {
+    let dataset = job.dataset.as_str();
+    datasets::lock_for_planning(tx, dataset).await?;
+    let matched = compare(tx, job).await?;
+    one_tenant_a_source(tx, job).await?;
+    let replace = job.source_spec.has_literal_secret().is_none();
+    sources::record(tx, &job.source.name, &storable_source(job)?, replace).await?;
+    if matched != Match::Same {
+        datasets::record(tx, dataset, &fingerprint(job)).await?;
+        datasets::restart_coverage(tx, dataset).await?;
+    }
+    let file = job.file.display().to_string();
+    datasets::record_job(tx, &job.name, dataset, job.storable_text(), &file).await?;
+    Ok(())
 }
 
 /// Whoever fetches a dataset's windows goes by the source's name: one name must not stand for two tenants, or the traces

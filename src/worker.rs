@@ -3,7 +3,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -35,10 +35,38 @@ pub struct Worker {
     holder: Holder,
     /// Sources from job files at hand, which go before what the database has under their names: they may hold secrets
     /// that the database must not.
-    at_hand: HashMap<String, Source>,
+    at_hand: AtHand,
     /// Work on these sources only; `None`: on all.
     only: Option<HashSet<String>>,
     unusable: Unusable,
+}
+
+/// Sources from job files at hand, by name. They may change while a worker works.
+#[derive(Debug, Clone, Default)]
+pub struct AtHand(Arc<Mutex<HashMap<String, Source>>>);
+
+impl AtHand {
+    /// Puts a source in the place of one of the same name.
+    pub fn put(&self, source: Source) {
+        self.lock().insert(source.name.clone(), source);
+    }
+
+    /// The source of this name.
+    pub fn get(&self, name: &str) -> Option<Source> {
+        self.lock().get(name).cloned()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Source>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl FromIterator<Source> for AtHand {
+    fn from_iter<I: IntoIterator<Item = Source>>(sources: I) -> Self {
+        let at_hand = Self::default();
+        sources.into_iter().for_each(|source| at_hand.put(source));
+        at_hand
+    }
 }
 
 /// Sources that cannot be worked on here, and why.
@@ -54,14 +82,11 @@ struct Consumer {
 
 impl Worker {
     /// Works on every source in the ledger.
-    pub fn new(pool: PgPool, holder: Holder, at_hand: impl IntoIterator<Item = Source>) -> Self {
+    pub fn new(pool: PgPool, holder: Holder, at_hand: AtHand) -> Self {
         Self {
             pool,
             holder,
-            at_hand: at_hand
-                .into_iter()
-                .map(|source| (source.name.clone(), source))
-                .collect(),
+            at_hand,
             only: None,
             unusable: Unusable::default(),
         }
@@ -144,12 +169,16 @@ impl Worker {
             {
                 continue;
             }
-            let spec = match self.at_hand.contains_key(&name) {
-                true => None,
-                false => sources::spec(&mut conn, &name).await?,
+            let at_hand = self.at_hand.get(&name);
+            let spec = match at_hand {
+                Some(_) => None,
+                None => sources::spec(&mut conn, &name).await?,
             };
             if let Some(consumer) = consumers.get_mut(&name)
                 && consumer.spec == spec
+                && at_hand
+                    .as_ref()
+                    .is_none_or(|source| source.is_same(consumer.client.source()))
             {
                 if consumer.limits_read.elapsed() > READ_LIMITS_EVERY {
                     consumer
@@ -161,7 +190,7 @@ impl Worker {
             }
             let limits = sources::limits(&mut conn, &name).await?;
             let client = self
-                .source(&name, spec.as_ref())
+                .source(&name, at_hand, spec.as_ref())
                 .and_then(|source| Client::new(source, limits).map_err(|error| error.to_string()));
             match client {
                 Ok(client) => {
@@ -198,9 +227,14 @@ impl Worker {
         Ok(())
     }
 
-    fn source(&self, name: &str, spec: Option<&serde_json::Value>) -> Result<Source, String> {
-        if let Some(source) = self.at_hand.get(name) {
-            return Ok(source.clone());
+    fn source(
+        &self,
+        name: &str,
+        at_hand: Option<Source>,
+        spec: Option<&serde_json::Value>,
+    ) -> Result<Source, String> {
+        if let Some(source) = at_hand {
+            return Ok(source);
         }
         let spec = spec.ok_or_else(|| "its definition is gone from the database".to_owned())?;
         let spec: SourceSpec = serde_json::from_value(spec.clone())

@@ -67,14 +67,6 @@ pub(super) fn load(files: &[PathBuf], now: DateTime<Utc>) -> Result<Vec<Job>, Ex
 impl JobArgs {
     /// The jobs that are enabled, each with its range.
     pub fn targets(&self, now: DateTime<Utc>) -> Result<Result<Vec<Target>, Exit>, UsageError> {
-        self.select(now, |_| true)
-    }
-
-    fn select(
-        &self,
-        now: DateTime<Utc>,
-        wanted: impl Fn(&Job) -> bool,
-    ) -> Result<Result<Vec<Target>, Exit>, UsageError> {
         let jobs = match load(&self.files, now) {
             Ok(jobs) => jobs,
             Err(exit) => return Ok(Err(exit)),
@@ -85,40 +77,9 @@ impl JobArgs {
                 eprintln!("job `{}` is not enabled; left out", job.name);
                 continue;
             }
-            if !wanted(&job) {
-                eprintln!("job `{}` has no [backfill]; left out", job.name);
-                continue;
-            }
-            refuse_another_definition(&targets, &job)?;
-            // Certificates and keys are read now, not when the first window is due.
-            Client::new(job.source.clone(), Limits::default()).map_err(|error| {
-                UsageError(job.refusal("source", error.to_string()).to_string())
-            })?;
-            if let Some(settle) = job.backfill.as_ref().map(|backfill| backfill.settle)
-                && settle < SEALED_AFTER
-            {
-                eprintln!(
-                    "job `{}`: `settle` is under an hour: so young, Tempo can hide traces from every search for a while, and \
-                     what is collected then counts as complete all the same",
-                    job.name
-                );
-            }
-            if job.poll.is_some() {
-                eprintln!(
-                    "job `{}`: [poll] is checked, but nothing polls yet in this version",
-                    job.name
-                );
-            }
-            if job
-                .backfill
-                .as_ref()
-                .is_some_and(|backfill| backfill.schedule.is_some())
-            {
-                eprintln!(
-                    "job `{}`: `schedule` is checked, but not acted on yet in this version; use cron",
-                    job.name
-                );
-            }
+            refuse_another_definition(targets.iter().map(|target: &Target| &target.job), &job)?;
+            refuse_unusable_source(&job)?;
+            warn_of_early_sealing(&job);
             let (window_s, settle_s) = job
                 .backfill
                 .as_ref()
@@ -142,14 +103,6 @@ impl JobArgs {
             });
         }
         Ok(Ok(targets))
-    }
-
-    /// The jobs given, those without a [backfill] left out.
-    pub fn targets_with_backfill(
-        &self,
-        now: DateTime<Utc>,
-    ) -> Result<Result<Vec<Target>, Exit>, UsageError> {
-        self.select(now, |job| job.backfill.is_some())
     }
 
     fn range(
@@ -196,7 +149,7 @@ impl JobArgs {
         }
         let Some(backfill) = &job.backfill else {
             return Err(UsageError(format!(
-                "job `{}` ({}) has no [backfill]: say what to collect with --last, or --from and --to",
+                "job `{}` ({}) has no [backfill]: say what to collect with --last, or --from and --to; `work` polls it",
                 job.name,
                 job.file.display()
             )));
@@ -207,16 +160,67 @@ impl JobArgs {
     }
 }
 
+/// Certificates and keys are read now, not when the first window is due.
+fn refuse_unusable_source(job: &Job) -> Result<(), UsageError> {
+    Client::new(job.source.clone(), Limits::default())
+        .map(|_client| ())
+        .map_err(|error| UsageError(job.refusal("source", error.to_string()).to_string()))
+}
+
+fn warn_of_early_sealing(job: &Job) {
+    let settle = job
+        .backfill
+        .as_ref()
+        .map(|backfill| ("settle", backfill.settle));
+    let seal_after = job
+        .poll
+        .as_ref()
+        .map(|poll| ("seal_after", poll.seal_after));
+    for (key, age) in settle.into_iter().chain(seal_after) {
+        if age < SEALED_AFTER {
+            eprintln!(
+                "job `{}`: `{key}` is under an hour: so young, Tempo can hide traces from every search for a while, and \
+                 what is collected then counts as complete all the same",
+                job.name
+            );
+        }
+    }
+}
+
+/// The jobs of these files that are to be scheduled, or all that is wrong with them. Those that are not enabled are among
+/// them: they may be, later.
+pub(super) fn to_schedule(
+    files: &[PathBuf],
+    now: DateTime<Utc>,
+) -> Result<Result<Vec<Job>, Exit>, UsageError> {
+    let jobs = match load(files, now) {
+        Ok(jobs) => jobs,
+        Err(exit) => return Ok(Err(exit)),
+    };
+    for (index, job) in jobs.iter().enumerate() {
+        if !job.enabled {
+            eprintln!("job `{}` is not enabled; left out", job.name);
+            continue;
+        }
+        refuse_another_definition(jobs[..index].iter().filter(|job| job.enabled), job)?;
+        refuse_unusable_source(job)?;
+        warn_of_early_sealing(job);
+    }
+    Ok(Ok(jobs))
+}
+
 /// A source is its name: two jobs must not mean two servers by one.
-fn refuse_another_definition(targets: &[Target], job: &Job) -> Result<(), UsageError> {
-    let alike = |target: &&Target| target.job.source.name == job.source.name;
-    match targets.iter().find(alike) {
-        Some(other) if other.job.source_spec != job.source_spec => {
+fn refuse_another_definition<'a>(
+    mut others: impl Iterator<Item = &'a Job>,
+    job: &Job,
+) -> Result<(), UsageError> {
+    match others.find(|other| other.source.name == job.source.name) {
+        Some(other) if other.source_spec != job.source_spec => {
             let message = format!(
                 "source `{}` is defined twice, and differently: here and for job `{}` ({}); give one of them another name",
                 job.source.name,
-                other.job.name,
-                other.job.file.display()
+                other.name,
+                other.file.display()
             );
             Err(UsageError(job.refusal("source", message).to_string()))
         }
@@ -253,31 +257,36 @@ impl Target {
 
     /// A refused submission as the user sees it: at the key in the job file that it is about.
     pub fn refused(&self, error: SubmitError) -> anyhow::Error {
-        match error {
-            SubmitError::Conflict { what, .. } => {
-                let key = match what {
-                    "source" => "source",
-                    "tenant" => "source.tenant",
-                    "query" => "select.query",
-                    "detail" => "select.detail",
-                    _ => "select.attributes",
-                };
-                let key = if self.job.position_of(key).is_some() {
-                    key
-                } else {
-                    "name"
-                };
-                UsageError(self.job.refusal(key, error.to_string()).to_string()).into()
-            }
-            SubmitError::Tenant { .. } => {
-                let key = if self.job.position_of("source.tenant").is_some() {
-                    "source.tenant"
-                } else {
-                    "source"
-                };
-                UsageError(self.job.refusal(key, error.to_string()).to_string()).into()
-            }
-            SubmitError::Database(error) => error.into(),
+        refused(&self.job, error)
+    }
+}
+
+/// A refused job as the user sees it: at the key in the job file that it is about.
+pub(super) fn refused(job: &Job, error: SubmitError) -> anyhow::Error {
+    match error {
+        SubmitError::Conflict { what, .. } => {
+            let key = match what {
+                "source" => "source",
+                "tenant" => "source.tenant",
+                "query" => "select.query",
+                "detail" => "select.detail",
+                _ => "select.attributes",
+            };
+            let key = if job.position_of(key).is_some() {
+                key
+            } else {
+                "name"
+            };
+            UsageError(job.refusal(key, error.to_string()).to_string()).into()
         }
+        SubmitError::Tenant { .. } => {
+            let key = if job.position_of("source.tenant").is_some() {
+                "source.tenant"
+            } else {
+                "source"
+            };
+            UsageError(job.refusal(key, error.to_string()).to_string()).into()
+        }
+        SubmitError::Database(error) => error.into(),
     }
 }

@@ -130,7 +130,10 @@ pub(super) async fn run_targets(
     let worker = Worker::new(
         database.pool.clone(),
         holder,
-        targets.iter().map(|target| target.job.source.clone()),
+        targets
+            .iter()
+            .map(|target| target.job.source.clone())
+            .collect(),
     )
     .only(sources);
     let needs_work = plans

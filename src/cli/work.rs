@@ -1,7 +1,8 @@
-//! `work`: fetch what is on the queue, until stopped.
+//! `work`: fetch what is on the queue, and schedule the jobs of a folder, until stopped.
 
 use std::{path::PathBuf, sync::PoisonError};
 
+use anyhow::bail;
 use chrono::Utc;
 use tokio_util::sync::CancellationToken;
 
@@ -11,9 +12,10 @@ use super::{
     jobs, run,
 };
 use crate::{
+    job::Job,
+    scheduler::Scheduler,
     store::{Holder, sources, windows},
-    submit,
-    worker::{Unusable, Worker},
+    worker::{AtHand, Unusable, Worker},
 };
 
 /// Connections of a worker: enough for several sources at their default concurrency.
@@ -21,15 +23,16 @@ const CONNECTIONS: u32 = 32;
 /// How often `--drain` looks whether anything is left.
 const LOOK_EVERY: std::time::Duration = std::time::Duration::from_millis(300);
 
-/// Fetch what is on the queue, until stopped (Ctrl-C or SIGTERM).
+/// Fetch what is on the queue and keep the jobs given up to date, until stopped (Ctrl-C or SIGTERM).
 ///
-/// Any number of these may work on one database. Given job files, their backfills are submitted first.
+/// Given job files, their polls tick and their backfills are submitted, on schedule or once. Files that are changed, added
+/// or removed are taken over without a restart. Any number of these may work on one database.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Job files, or folders of them, whose backfills are submitted first
+    /// Job files, or folders of them, to schedule
     #[arg(value_name = "FILE")]
     files: Vec<PathBuf>,
-    /// Stop when nothing is left to fetch
+    /// Plan once what is due now, and stop when nothing is left to fetch
     #[arg(long)]
     drain: bool,
     #[command(flatten)]
@@ -38,70 +41,73 @@ pub(super) struct Args {
 
 /// Runs the command.
 pub(super) async fn run(args: Args) -> anyhow::Result<Exit> {
-    let now = Utc::now();
-    let jobs = if args.files.is_empty() {
-        Vec::new()
-    } else {
-        let files = jobs::JobArgs {
-            files: args.files.clone(),
-            from: None,
-            to: None,
-            last: None,
-        };
-        match files.targets_with_backfill(now)? {
-            Ok(targets) => targets,
+    let jobs = match args.files.is_empty() {
+        true => Vec::new(),
+        false => match jobs::to_schedule(&args.files, Utc::now())? {
+            Ok(jobs) => jobs,
             Err(exit) => return Ok(exit),
-        }
+        },
     };
     let database = Database::open(&args.database, Otherwise::Refuse, CONNECTIONS).await?;
-    let outcome = work(&database, &jobs, args.drain).await;
+    let outcome = work(&database, &args, jobs).await;
     database.close().await;
     outcome
 }
 
-async fn work(database: &Database, targets: &[jobs::Target], drain: bool) -> anyhow::Result<Exit> {
+async fn work(database: &Database, args: &Args, jobs: Vec<Job>) -> anyhow::Result<Exit> {
     let holder = Holder::of_this_process();
-    for target in targets {
-        let submission = target.submission("work", &holder, Utc::now());
-        let mut conn = database.pool.acquire().await?;
-        let (plan, _run) = submit::submit(&mut conn, &submission)
-            .await
-            .map_err(|error| target.refused(error))?;
-        eprintln!(
-            "{}: {} windows submitted",
-            target.job.name,
-            plan.windows.len()
-        );
-    }
-    let stop = CancellationToken::new();
-    let worker = Worker::new(
+    let at_hand = AtHand::default();
+    let mut scheduler = Scheduler::new(
         database.pool.clone(),
         holder.clone(),
-        targets.iter().map(|target| target.job.source.clone()),
+        at_hand.clone(),
+        args.files.clone(),
+        jobs,
     );
+    scheduler
+        .register()
+        .await
+        .map_err(|(job, error)| jobs::refused(&job, error))?;
     let since = Utc::now();
+    if args.drain {
+        scheduler
+            .once()
+            .await
+            .map_err(|(job, error)| jobs::refused(&job, error))?;
+    }
+    let stop = CancellationToken::new();
+    let worker = Worker::new(database.pool.clone(), holder.clone(), at_hand);
     let unusable = worker.unusable();
     let mut exit = Exit::Complete;
-    let working = tokio::spawn(worker.run(stop.clone()));
+    let mut working = tokio::spawn(worker.run(stop.clone()));
+    let mut scheduling = if args.drain || args.files.is_empty() {
+        let stop = stop.clone();
+        tokio::spawn(async move { stop.cancelled().await })
+    } else {
+        tokio::spawn(scheduler.run(stop.clone()))
+    };
     eprintln!("working as {holder}; Ctrl-C or SIGTERM stops in order");
     tokio::select! {
         interrupted = run::until_interrupted() => {
             interrupted?;
             eprintln!("stopping: what is in hand goes back on the queue");
         }
-        left = drained(database, &unusable), if drain => {
+        left = drained(database, &unusable), if args.drain => {
             if !left.is_empty() {
                 eprintln!("windows of `{}` stay on the queue: this process cannot work on them", left.join("`, `"));
                 exit = Exit::Gaps;
             }
         }
+        ended = &mut working => bail!("the worker ended badly: {ended:?}"),
+        ended = &mut scheduling => bail!("the scheduler ended badly: {ended:?}"),
     }
     stop.cancel();
     tokio::select! {
         ended = working => ended?,
         _ = run::until_interrupted() => eprintln!("stopped at once; what was in hand is taken up again within a minute"),
     }
-    if drain {
+    scheduling.await?;
+    if args.drain {
         let failed = windows::failed_since(&mut *database.pool.acquire().await?, since).await?;
         if failed > 0 {
             eprintln!("{failed} windows failed: tempo-harvest gaps says why");

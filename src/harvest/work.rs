@@ -28,8 +28,8 @@ const QUERYLESS_AGE_S: i64 = 3_600;
 /// In a young block fragments count towards the limit of a search without a query, and traces without a root are not
 /// counted by the server: such an answer has to be smaller than its limit by this factor, whatever the count says.
 const QUERYLESS_MARGIN: usize = 2;
-/// Tempo hides its newest 30 s; with a little room for clocks.
-const CUTOFF_S: i64 = 35;
+/// Tempo hides its newest 30 s, and its clock shows whole seconds.
+const CUTOFF_S: i64 = 31;
 /// How far Tempo's clock may be behind ours for a window to wait for it, seconds.
 const CLOCK_TOLERANCE_S: u64 = 600;
 /// How far around a window its density is looked up, seconds.

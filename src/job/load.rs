@@ -88,6 +88,43 @@ pub fn load(paths: &[PathBuf], options: &LoadOptions<'_>) -> Result<Vec<Job>, Di
     }
 }
 
+/// What a folder of job files holds at a moment, file by file.
+#[derive(Debug)]
+pub struct Loaded {
+    /// Each file with its job; `None`: something is wrong with it.
+    pub files: Vec<(PathBuf, Option<Job>)>,
+    /// Everything that is wrong with any of them.
+    pub problems: Diagnostics,
+}
+
+/// Loads the jobs in `paths` as [`load`] would, each as far as it goes: what is wrong with one does not stop the others.
+pub fn load_each(paths: &[PathBuf], options: &LoadOptions<'_>) -> Loaded {
+    let mut loader = Loader::new(Expansion::With(options.env), options.now);
+    let mut files = Vec::new();
+    for file in loader.find(paths, false) {
+        let job = loader.job(&file).0;
+        files.push((file, job));
+    }
+    Loaded {
+        files,
+        problems: loader.problems,
+    }
+}
+
+/// Every file that decides what [`load`] finds in `paths`, those of `sources.toml` included.
+pub fn files_of(paths: &[PathBuf]) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    for path in paths {
+        if path.is_dir() {
+            files.extend(toml_files(path).unwrap_or_default());
+        } else {
+            files.push(path.clone());
+            files.push(folder_of(path).join(SOURCES_FILE));
+        }
+    }
+    files
+}
+
 /// Checks the files in `paths` as [`load`] would, and `sources.toml` in the folders among them.
 pub fn check(paths: &[PathBuf], options: &CheckOptions<'_>) -> Report {
     let expansion = options.env.map_or(Expansion::Without, Expansion::With);

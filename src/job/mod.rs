@@ -42,7 +42,10 @@ pub use self::diagnostics::{Diagnostic, Diagnostics, KeyPath, Position, Problem}
 pub use self::duration::parse as parse_duration;
 pub use self::env::{Env, ProcessEnv};
 pub use self::instant::parse as parse_instant;
-pub use self::load::{CheckOptions, CheckedFile, Content, LoadOptions, Report, check, load};
+pub use self::load::{
+    CheckOptions, CheckedFile, Content, LoadOptions, Loaded, Report, check, files_of, load,
+    load_each,
+};
 pub use self::schedule::Schedule;
 pub use self::schema::{job_schema, sources_schema};
 pub use self::source::{Auth, Limits, Source, Tls, TracesPerRequest};

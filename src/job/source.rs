@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 use url::Url;
 
 use super::diagnostics::{KeyPath, Problem, quoted};
@@ -42,6 +42,41 @@ pub struct Source {
     pub retention: Option<Duration>,
     /// How much to ask of it.
     pub limits: Limits,
+}
+
+impl Source {
+    /// Whether the two are alike in everything, secrets included: a client made for one may be used for the other.
+    pub fn is_same(&self, other: &Self) -> bool {
+        let headers = |source: &Self| -> Vec<(String, String)> {
+            source
+                .headers
+                .iter()
+                .map(|(name, value)| (name.clone(), value.expose_secret().to_owned()))
+                .collect()
+        };
+        let auth = match (&self.auth, &other.auth) {
+            (Auth::None, Auth::None) => true,
+            (Auth::Bearer(a), Auth::Bearer(b)) => a.expose_secret() == b.expose_secret(),
+            (
+                Auth::Basic {
+                    username: a,
+                    password: x,
+                },
+                Auth::Basic {
+                    username: b,
+                    password: y,
+                },
+            ) => a == b && x.expose_secret() == y.expose_secret(),
+            _ => false,
+        };
+        auth && self.name == other.name
+            && self.url == other.url
+            && self.tenant == other.tenant
+            && headers(self) == headers(other)
+            && self.tls == other.tls
+            && self.retention == other.retention
+            && self.limits == other.limits
+    }
 }
 
 /// How a Tempo lets us in. An `Authorization` header of the user's own is among [`Source::headers`].

@@ -11,8 +11,11 @@ use sqlx::{
     postgres::{PgConnectOptions, PgConnection, PgPoolOptions},
 };
 
+pub use crate::plan::Look;
+
 pub mod datasets;
 pub mod fetches;
+pub mod polls;
 pub mod report;
 pub mod runs;
 pub mod sources;
@@ -24,36 +27,6 @@ static MIGRATIONS: Migrator = sqlx::migrate!();
 
 /// The oldest PostgreSQL that has multiranges.
 pub const OLDEST_SERVER: i32 = 140_000;
-
-/// How far a look at a window is from the present, and so what its being done is worth. Later looks are worth more.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Look {
-    /// At a poll's tick, `delay` behind the present: what is there so far.
-    Fresh,
-    /// `lookback` after its end: late spans have come.
-    Settled,
-    /// `seal_after` or `settle` after its end: complete.
-    Sealed,
-}
-
-impl Look {
-    /// All of them, the earliest first.
-    pub const ALL: [Self; 3] = [Self::Fresh, Self::Settled, Self::Sealed];
-
-    /// Its name in the ledger.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Fresh => "fresh",
-            Self::Settled => "settled",
-            Self::Sealed => "sealed",
-        }
-    }
-
-    /// The look of this name.
-    pub fn from_name(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|look| look.name() == name)
-    }
-}
 
 /// Why the database cannot be used.
 #[derive(Debug, thiserror::Error)]

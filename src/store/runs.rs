@@ -53,7 +53,7 @@ pub async fn close_finished(conn: &mut PgConnection) -> sqlx::Result<()> {
              SELECT coalesce(w.last_error, 'unknown') AS error FROM harvest.windows w
              WHERE w.run_id = self.id AND w.state = 'failed' ORDER BY w.finished_at DESC LIMIT 1
          ) failed ON true
-         WHERE self.id = r.id AND r.state = 'open'
+         WHERE self.id = r.id AND r.state = 'open' AND r.kind <> 'poll'
            AND NOT EXISTS (SELECT FROM harvest.windows w WHERE w.run_id = r.id AND w.state IN ('queued', 'running'))"
     )
     .execute(conn)

@@ -30,6 +30,10 @@ pub const RENEW_EVERY: Duration = Duration::from_secs(5);
 pub const BACKFILL_PRIORITY: i32 = 0;
 /// Priority of the windows of `run` and `demo`.
 pub const FOREGROUND_PRIORITY: i32 = 10;
+/// Priority of a poll's settled looks.
+pub const SETTLING_PRIORITY: i32 = 50;
+/// Priority of a poll's newest windows, and of what else must not wait.
+pub const LIVE_PRIORITY: i32 = 100;
 
 /// The right to finish a window.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -167,6 +171,8 @@ pub struct Origin<'a> {
     pub source: &'a str,
     /// What being done will count as.
     pub look: Look,
+    /// The latest look that covers all of them already.
+    pub earlier_look: Option<Look>,
     /// Priority on the queue.
     pub priority: i32,
     /// How far a window's end must lie behind the server's clock, seconds.
@@ -175,6 +181,9 @@ pub struct Origin<'a> {
 
 /// Records planned windows and puts them on the queue, in the order given.
 ///
+/// Runs of one source and priority take turns: the first of these windows comes as early as the first that still waits,
+/// the second as early as the one after that.
+///
 /// # Errors
 /// If the database refuses, or one overlaps an open window of the same dataset and look.
 pub async fn insert_planned(
@@ -182,11 +191,17 @@ pub async fn insert_planned(
     origin: &Origin<'_>,
     windows: &[Window],
 ) -> sqlx::Result<()> {
+    if windows.is_empty() {
+        return Ok(());
+    }
     let spans: Vec<PgRange<DateTime<Utc>>> = windows.iter().copied().map(range).collect();
     let rows = sqlx::query!(
-        r#"INSERT INTO harvest.windows (run_id, dataset, source, look, span, priority, queue_at, settle_s)
-           SELECT $1, $2, $3, $4, span, $5, now() - interval '1 second' + rank * interval '1 microsecond', $6
-           FROM unnest($7::tstzrange[]) WITH ORDINALITY AS planned (span, rank) ORDER BY rank
+        r#"INSERT INTO harvest.windows (run_id, dataset, source, look, span, priority, queue_at, settle_s, earlier_look)
+           SELECT $1, $2, $3, $4, span, $5, turn.first + rank * interval '1 millisecond', $6, $7
+           FROM unnest($8::tstzrange[]) WITH ORDINALITY AS planned (span, rank),
+                (SELECT coalesce(min(queue_at) - interval '1 millisecond', timestamptz '2000-01-01 00:00:00Z') AS first
+                 FROM harvest.windows WHERE source = $3 AND priority = $5 AND state = 'queued') AS turn
+           ORDER BY rank
            RETURNING id, queue_at"#,
         origin.run_id,
         origin.dataset,
@@ -194,6 +209,7 @@ pub async fn insert_planned(
         origin.look.name(),
         origin.priority,
         origin.settle_s,
+        origin.earlier_look.map(Look::name),
         &spans
     )
     .fetch_all(&mut *conn)

@@ -3,10 +3,42 @@
 //! Submitting again, catching up and repairing gaps are all this one operation. Pure: the clock, the coverage and the
 //! windows in flight are passed in ([`crate::store`] reads them), and nothing is written.
 
+pub mod poll;
+
 use crate::{
     job::Order,
     window::{Window, WindowSet},
 };
+
+/// How far a look at a window is from the present, and so what its being done is worth. Later looks are worth more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Look {
+    /// At a poll's tick, `delay` behind the present: what is there so far.
+    Fresh,
+    /// `lookback` after its end: late spans have come.
+    Settled,
+    /// `seal_after` or `settle` after its end: complete.
+    Sealed,
+}
+
+impl Look {
+    /// All of them, the earliest first.
+    pub const ALL: [Self; 3] = [Self::Fresh, Self::Settled, Self::Sealed];
+
+    /// Its name in the ledger.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Fresh => "fresh",
+            Self::Settled => "settled",
+            Self::Sealed => "sealed",
+        }
+    }
+
+    /// The look of this name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|look| look.name() == name)
+    }
+}
 
 /// What a plan is made from.
 #[derive(Debug, Clone)]

@@ -1,0 +1,499 @@
+//! What a poll's tick plans: the newest windows, what was missed before them, and the later looks that are due.
+//!
+//! A second is looked at up to three times: fresh at the tick, settled `lookback` after, sealed `seal_after` after. What was
+//! never looked at and is old enough goes straight to the later look. So a tick, catching up after a downtime and the looks
+//! that are due are one operation: what should be covered by now, minus what is covered or being fetched.
+//!
+//! Pure: the clock and the ledger's state are passed in ([`crate::scheduler`] reads them), and nothing is written.
+
+use crate::{
+    job::{Poll, Ticks},
+    plan::Look,
+    window::{Window, WindowSet},
+};
+
+/// Tempo hides its newest 30 s; its clock shows whole seconds, and a request takes a while.
+const LEAST_DELAY_S: i64 = 32;
+/// A later look is planned so much after it is due: the server's clock shows whole seconds.
+const MARGIN_S: i64 = 2;
+/// So many of the newest windows are live: they go before everything else. What is older was missed.
+const LIVE_WINDOWS: i64 = 2;
+/// While so many live windows are open, the source does not answer: more would be a flood when it does again.
+const MOST_LIVE_OPEN: usize = 4;
+/// What was missed is fetched in windows of about so many traces.
+const TRACES_A_WINDOW: f64 = 5_000.0;
+/// The length of such a window when nothing is known, seconds.
+const UNKNOWN_WIDTH_S: i64 = 300;
+/// The longest window, seconds.
+const LONGEST_S: i64 = 3_600;
+
+/// A poll's numbers, in seconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rules {
+    /// From tick to tick.
+    pub every_s: i64,
+    /// The edges of the newest windows are multiples of this.
+    pub edge_s: i64,
+    /// How far the newest edge stays behind the present.
+    pub delay_s: i64,
+    /// After this a window is looked at again.
+    pub lookback_s: i64,
+    /// After this it is sealed.
+    pub seal_after_s: i64,
+    /// What was missed longer ago is not collected; `None`: everything is.
+    pub catch_up_s: Option<i64>,
+}
+
+impl Rules {
+    /// The rules of a job's poll, with `lookback` widened to `widened_s` if it was, and ticks `every_s` apart (of a cron
+    /// schedule: the next two).
+    pub fn new(poll: &Poll, widened_s: Option<i64>, every_s: i64) -> Self {
+        let seconds = |duration: std::time::Duration| {
+            i64::try_from(duration.as_secs()).unwrap_or(i64::MAX / 4)
+        };
+        let every_s = every_s.clamp(1, LONGEST_S);
+        let lookback_s = seconds(poll.lookback);
+        Self {
+            every_s,
+            edge_s: match poll.ticks {
+                Ticks::Every(_) => every_s,
+                Ticks::Schedule(_) => 1,
+            },
+            delay_s: seconds(poll.delay).max(LEAST_DELAY_S),
+            lookback_s: widened_s
+                .unwrap_or(lookback_s)
+                .clamp(lookback_s, seconds(poll.lookback_max).max(lookback_s)),
+            seal_after_s: seconds(poll.seal_after),
+            catch_up_s: poll.catch_up.map(seconds),
+        }
+    }
+
+    /// The edge that a tick at `now_s` collects up to.
+    pub fn edge(&self, now_s: i64) -> i64 {
+        floor(now_s - self.delay_s, self.edge_s)
+    }
+
+    /// Windows of the settled look end at multiples of this: neighbours are looked at again together.
+    pub fn settled_width_s(&self) -> i64 {
+        self.lookback_s.max(self.every_s).min(LONGEST_S)
+    }
+
+    /// Windows of the sealing look end at multiples of this.
+    pub fn sealed_width_s(&self) -> i64 {
+        self.seal_after_s.max(self.settled_width_s()).min(LONGEST_S)
+    }
+}
+
+fn floor(second: i64, step_s: i64) -> i64 {
+    second.div_euclid(step_s) * step_s
+}
+
+/// What the ledger says of a dataset, by look.
+#[derive(Debug, Clone, Default)]
+pub struct State {
+    /// Covered at exactly this look.
+    pub covered: ByLook,
+    /// Being fetched at this look.
+    pub in_flight: ByLook,
+    /// Failed at this look, and to be left alone until it is repaired.
+    pub resting: ByLook,
+    /// Open live windows.
+    pub live_open: usize,
+    /// Traces a second in what was collected lately.
+    pub density: Option<f64>,
+}
+
+/// A set of seconds for each look.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ByLook([WindowSet; 3]);
+
+impl From<[WindowSet; 3]> for ByLook {
+    fn from(sets: [WindowSet; 3]) -> Self {
+        Self(sets)
+    }
+}
+
+impl ByLook {
+    /// The seconds at this look.
+    pub fn at(&self, look: Look) -> &WindowSet {
+        &self.0[look as usize]
+    }
+
+    /// The seconds at this look or a later one.
+    pub fn at_least(&self, look: Look) -> WindowSet {
+        self.0[look as usize..]
+            .iter()
+            .fold(WindowSet::default(), |all, set| all.union(set))
+    }
+
+    /// Adds seconds at a look.
+    pub fn add(&mut self, look: Look, windows: &WindowSet) {
+        let set = &mut self.0[look as usize];
+        *set = set.union(windows);
+    }
+}
+
+/// How urgent a planned window is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Urgency {
+    /// One of the newest: before everything else.
+    Live,
+    /// A settled look: before backfills.
+    Settling,
+    /// A sealing look, or what was missed: among the backfills.
+    Behind,
+}
+
+/// A window to fetch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Planned {
+    /// Its span.
+    pub window: Window,
+    /// What being done will count as.
+    pub look: Look,
+    /// The latest look that covers all of it already.
+    pub earlier_look: Option<Look>,
+    /// How urgent it is.
+    pub urgency: Urgency,
+}
+
+/// When a tick happens, and of what.
+#[derive(Debug, Clone, Copy)]
+pub struct Tick {
+    /// The first second that the poll is to collect.
+    pub from_s: i64,
+    /// The present.
+    pub now_s: i64,
+    /// The source has dropped what is older.
+    pub kept_from_s: Option<i64>,
+    /// Later looks are planned as far as they are due, not only in whole widths: there will be no later tick.
+    pub last: bool,
+}
+
+/// Plans a tick, in the order in which to fetch: newest first.
+pub fn plan(rules: &Rules, tick: &Tick, state: &State) -> Vec<Planned> {
+    let Some(mine) = Window::new(tick.from_s, rules.edge(tick.now_s)).map(WindowSet::from) else {
+        return Vec::new();
+    };
+    let looked_at = state.covered.at_least(Look::Fresh);
+    // What was looked at is looked at again however long ago that was; what was missed has limits.
+    let caught_up_from = rules.catch_up_s.map_or(i64::MIN / 4, |s| tick.now_s - s);
+    let mut wanted = mine
+        .intersection(&from(caught_up_from))
+        .union(&mine.intersection(&looked_at));
+    wanted = wanted.intersection(&from(tick.kept_from_s.unwrap_or(i64::MIN / 4)));
+    let mut planned = Vec::new();
+    let mut busy = state.in_flight.clone();
+    for look in [Look::Sealed, Look::Settled, Look::Fresh] {
+        let due = match look {
+            Look::Sealed => due(
+                tick,
+                rules.seal_after_s,
+                rules.sealed_width_s(),
+                rules.edge_s,
+            ),
+            Look::Settled => due(
+                tick,
+                rules.lookback_s,
+                rules.settled_width_s(),
+                rules.edge_s,
+            ),
+            Look::Fresh if state.live_open >= MOST_LIVE_OPEN => continue,
+            Look::Fresh => rules.edge(tick.now_s),
+        };
+        let mut need = wanted
+            .intersection(&until(due))
+            .minus(&state.covered.at_least(look))
+            .minus(&busy.at_least(look))
+            .minus(state.resting.at(look));
+        if look == Look::Settled {
+            // It waits for the fresh look that is under way, or the same traces come twice.
+            need = need.minus(busy.at(Look::Fresh));
+        }
+        for (earlier_look, part) in by_earlier_look(&need, look, &state.covered) {
+            planned.extend(cut(rules, tick, state.density, look, earlier_look, &part));
+        }
+        busy.add(look, &need);
+    }
+    planned
+        .sort_by_key(|planned| std::cmp::Reverse((planned.window.end(), planned.window.start())));
+    planned
+}
+
+/// Up to where a look is due.
+fn due(tick: &Tick, age_s: i64, width_s: i64, edge_s: i64) -> i64 {
+    let width_s = if tick.last { edge_s } else { width_s };
+    floor(tick.now_s - age_s - MARGIN_S, width_s)
+}
+
+fn until(second: i64) -> WindowSet {
+    WindowSet::from_iter(Window::new(i64::MIN / 4, second))
+}
+
+fn from(second: i64) -> WindowSet {
+    WindowSet::from_iter(Window::new(second, i64::MAX / 4))
+}
+
+/// Parts that were covered alike before: what a look adds is then the measure of one earlier look.
+fn by_earlier_look(
+    need: &WindowSet,
+    look: Look,
+    covered: &ByLook,
+) -> Vec<(Option<Look>, WindowSet)> {
+    let mut parts = Vec::new();
+    let mut left = need.clone();
+    for earlier in Look::ALL
+        .into_iter()
+        .rev()
+        .filter(|&earlier| earlier < look)
+    {
+        let part = left.intersection(&covered.at_least(earlier));
+        left = left.minus(&part);
+        parts.push((Some(earlier), part));
+    }
+    parts.push((None, left));
+    parts
+}
+
+/// Cuts one part into windows.
+fn cut(
+    rules: &Rules,
+    tick: &Tick,
+    density: Option<f64>,
+    look: Look,
+    earlier_look: Option<Look>,
+    part: &WindowSet,
+) -> Vec<Planned> {
+    let with = |urgency| {
+        move |window| Planned {
+            window,
+            look,
+            earlier_look,
+            urgency,
+        }
+    };
+    let pieces = |set: &WindowSet, anchor_s: i64, width_s: i64| -> Vec<Window> {
+        set.iter()
+            .flat_map(|window| cut_from(window, anchor_s, width_s))
+            .collect()
+    };
+    match (look, earlier_look) {
+        (Look::Sealed, _) => pieces(part, 0, rules.sealed_width_s())
+            .into_iter()
+            .map(with(Urgency::Behind))
+            .collect(),
+        (Look::Settled, Some(_)) => pieces(part, 0, rules.settled_width_s())
+            .into_iter()
+            .map(with(Urgency::Settling))
+            .collect(),
+        _ => {
+            let edge = rules.edge(tick.now_s);
+            let live = from(edge - LIVE_WINDOWS * rules.every_s);
+            let live = match look {
+                Look::Fresh => part.intersection(&live),
+                _ => WindowSet::default(),
+            };
+            let missed = part.minus(&live);
+            let mut planned: Vec<Planned> = pieces(&live, edge, rules.every_s)
+                .into_iter()
+                .map(with(Urgency::Live))
+                .collect();
+            planned.extend(
+                pieces(&missed, 0, missed_width_s(rules, density))
+                    .into_iter()
+                    .map(with(Urgency::Behind)),
+            );
+            planned
+        }
+    }
+}
+
+/// How long windows of what was missed are: as wide as density allows.
+fn missed_width_s(rules: &Rules, density: Option<f64>) -> i64 {
+    let width_s = match density {
+        Some(density) if density > 0.0 => {
+            (TRACES_A_WINDOW / density).clamp(1.0, LONGEST_S as f64) as i64
+        }
+        Some(_) => LONGEST_S,
+        None => UNKNOWN_WIDTH_S,
+    };
+    floor(width_s, rules.every_s).max(rules.every_s)
+}
+
+/// Cut at every multiple of `step_s` counted from `anchor_s`.
+fn cut_from(window: Window, anchor_s: i64, step_s: i64) -> impl Iterator<Item = Window> {
+    let offset_s = anchor_s.rem_euclid(step_s.max(1));
+    Window::new(window.start() - offset_s, window.end() - offset_s)
+        .into_iter()
+        .flat_map(move |shifted| shifted.cut_at_edges(step_s))
+        .filter_map(move |piece| Window::new(piece.start() + offset_s, piece.end() + offset_s))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const RULES: Rules = Rules {
+        every_s: 15,
+        edge_s: 15,
+        delay_s: 35,
+        lookback_s: 120,
+        seal_after_s: 3_600,
+        catch_up_s: None,
+    };
+
+    fn set(start: i64, end: i64) -> WindowSet {
+        Window::new(start, end).into_iter().collect()
+    }
+
+    fn tick(from_s: i64, now_s: i64) -> Tick {
+        Tick {
+            from_s,
+            now_s,
+            kept_from_s: None,
+            last: false,
+        }
+    }
+
+    /// Everything planned is done at once.
+    fn finish(state: &mut State, planned: &[Planned]) {
+        for planned in planned {
+            state.covered.add(planned.look, &planned.window.into());
+        }
+    }
+
+    #[test]
+    fn an_hour_of_ticks_asks_for_a_fresh_window_each_a_settled_one_each_lookback_and_a_sealed_one()
+    {
+        let mut state = State {
+            density: Some(10.0),
+            ..State::default()
+        };
+        let start = 1_000_800_i64;
+        // Two hours to get under way, then one to count.
+        let mut counted: [Vec<Planned>; 3] = Default::default();
+        for now_s in (start + 35 + 15..start + 3 * 3_600 + 50).step_by(15) {
+            let planned = plan(&RULES, &tick(start, now_s), &state);
+            if now_s >= start + 2 * 3_600 + 50 {
+                for planned in &planned {
+                    counted[planned.look as usize].push(*planned);
+                }
+            }
+            finish(&mut state, &planned);
+        }
+        let counts = counted.each_ref().map(Vec::len);
+        assert_eq!(counts, [240, 30, 1]);
+        assert!(counted[0].iter().all(|p| p.urgency == Urgency::Live
+            && p.window.seconds() == 15
+            && p.earlier_look.is_none()));
+        assert!(
+            counted[1]
+                .iter()
+                .all(|p| p.window.seconds() == 120 && p.earlier_look == Some(Look::Fresh))
+        );
+        assert!(
+            counted[2]
+                .iter()
+                .all(|p| p.earlier_look == Some(Look::Settled))
+        );
+    }
+
+    #[test]
+    fn after_ten_minutes_of_downtime_the_newest_goes_first_and_the_rest_is_a_few_windows() {
+        let mut state = State {
+            density: Some(20.0),
+            ..State::default()
+        };
+        let last = Tick {
+            last: true,
+            ..tick(100_000, 103_605)
+        };
+        let planned = plan(&RULES, &last, &state);
+        finish(&mut state, &planned);
+        let planned = plan(&RULES, &tick(100_000, 104_205), &state);
+        assert_eq!(planned[0].urgency, Urgency::Live);
+        assert_eq!(planned[0].window.end(), RULES.edge(104_205));
+        let missed = planned
+            .iter()
+            .filter(|planned| planned.earlier_look.is_none() && planned.urgency == Urgency::Behind);
+        assert!(missed.count() <= 6, "{planned:?}");
+    }
+
+    #[test]
+    fn what_was_missed_longer_ago_than_catch_up_is_left_but_what_was_looked_at_is_sealed() {
+        let rules = Rules {
+            catch_up_s: Some(1_000),
+            ..RULES
+        };
+        let mut state = State::default();
+        state.covered.add(Look::Fresh, &set(0, 3_600));
+        let planned = plan(&rules, &tick(0, 100_000), &state);
+        let all: WindowSet = planned.iter().map(|planned| planned.window).collect();
+        assert_eq!(all, set(0, 3_600).union(&set(99_000, rules.edge(100_000))));
+    }
+
+    #[test]
+    fn a_source_that_does_not_answer_is_not_flooded() {
+        let mut state = State {
+            live_open: 4,
+            ..State::default()
+        };
+        state.in_flight.add(Look::Fresh, &set(1_000, 1_060));
+        let planned = plan(&RULES, &tick(1_000, 1_000 + 3_000), &state);
+        assert!(
+            planned.iter().all(|planned| planned.look != Look::Fresh),
+            "{planned:?}"
+        );
+    }
+
+    fn sets() -> impl Strategy<Value = ByLook> {
+        prop::collection::vec((0usize..3, 0i64..9_000, 1i64..2_000), 0..6).prop_map(|parts| {
+            let mut by_look = ByLook::default();
+            for (look, start, length) in parts {
+                by_look.add(Look::ALL[look], &set(start, start + length));
+            }
+            by_look
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_is_asked_for_twice_and_everything_due_is_asked_for(
+            covered in sets(), in_flight in sets(), now_s in 100i64..12_000, every_s in 1i64..60, lookback_s in 60i64..400,
+            seal_after_s in 400i64..4_000, last in any::<bool>(), density in prop::option::of(0.0f64..5_000.0),
+        ) {
+            let rules = Rules { every_s, edge_s: every_s, delay_s: 35, lookback_s, seal_after_s, catch_up_s: None };
+            let state = State { covered, in_flight, density, ..State::default() };
+            let tick = Tick { last, ..tick(0, now_s) };
+            let planned = plan(&rules, &tick, &state);
+            for (index, one) in planned.iter().enumerate() {
+                let span = WindowSet::from(one.window);
+                let age_s = match one.look { Look::Fresh => 35, Look::Settled => lookback_s, Look::Sealed => seal_after_s };
+                prop_assert!(one.window.end() <= now_s - age_s);
+                prop_assert!(one.window.seconds() <= 3_600);
+                prop_assert!(state.covered.at_least(one.look).intersection(&span).is_empty());
+                prop_assert!(state.in_flight.at_least(one.look).intersection(&span).is_empty());
+                if let Some(earlier) = one.earlier_look {
+                    prop_assert!(span.minus(&state.covered.at_least(earlier)).is_empty());
+                }
+                for other in &planned[index + 1..] {
+                    prop_assert!(one.window.intersection(other.window).is_none() || one.look != other.look);
+                }
+            }
+            // Once all of it is done, a tick at the same time has nothing to do.
+            let mut done = state.clone();
+            finish(&mut done, &planned);
+            for look in Look::ALL {
+                done.covered.add(look, done.in_flight.clone().at(look));
+            }
+            done.in_flight = ByLook::default();
+            let again = plan(&rules, &tick, &done);
+            finish(&mut done, &again);
+            prop_assert_eq!(plan(&rules, &tick, &done), vec![]);
+            let due = set(0, rules.edge(now_s));
+            prop_assert!(due.minus(&done.covered.at_least(Look::Fresh)).is_empty());
+        }
+    }
+}

@@ -1,0 +1,428 @@
+//! The clockwork of `work`: polls tick, schedules fire, and job files that change are taken over, without a restart.
+//!
+//! It only plans and submits ([`tick`], [`crate::submit`]); [`crate::worker`] fetches. Any number of schedulers may run on
+//! one database: planning is exclusive and plans only what is missing, so what two of them do at one tick is done once.
+//! Time is the database's, so that schedulers on several machines agree; a local clock that jumps moves no tick for longer
+//! than it takes to ask.
+
+use std::{path::PathBuf, time::Duration};
+
+use chrono::{DateTime, TimeDelta, Utc};
+use sqlx::{Connection, PgPool};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    job::{Diagnostics, Job, Loaded},
+    store::{Holder, polls},
+    submit::{self, Submission, SubmitError},
+    worker::AtHand,
+};
+
+mod folder;
+pub mod tick;
+
+use self::folder::Folder;
+
+/// The longest sleep: files are looked at and jumps of the clock noticed this often.
+const LONGEST_SLEEP: Duration = Duration::from_secs(1);
+/// A tick waits this long, so that the database's clock has passed it too.
+const AFTER_TICK: TimeDelta = TimeDelta::milliseconds(30);
+/// How long to wait after the database failed.
+const AFTER_FAILURE: TimeDelta = TimeDelta::seconds(1);
+/// How long to wait after a job was refused.
+const AFTER_REFUSAL: TimeDelta = TimeDelta::seconds(60);
+
+/// Plans the polls and backfills of jobs when they are due.
+#[derive(Debug)]
+pub struct Scheduler {
+    pool: PgPool,
+    holder: Holder,
+    at_hand: AtHand,
+    folder: Folder,
+    entries: Vec<Entry>,
+    /// What was last said to be wrong with the files.
+    said: String,
+    clock: Clock,
+}
+
+/// A job that is scheduled.
+#[derive(Debug)]
+struct Entry {
+    job: Job,
+    /// When its poll ticks next; `None`: it has none.
+    poll_at: Option<DateTime<Utc>>,
+    /// When its backfill is submitted next; `None`: never again.
+    backfill_at: Option<DateTime<Utc>>,
+    /// Its file has gone: it rests, and is not cancelled.
+    absent: bool,
+    paused: bool,
+}
+
+/// The database's clock, told by the local one.
+#[derive(Debug, Default)]
+struct Clock {
+    ahead: TimeDelta,
+    seen: Option<DateTime<Utc>>,
+}
+
+impl Clock {
+    /// What the database's clock shows, and whether it went back since the last time.
+    fn now(&mut self) -> (DateTime<Utc>, bool) {
+        let now = Utc::now() + self.ahead;
+        let went_back = self
+            .seen
+            .is_some_and(|seen| now + TimeDelta::seconds(2) < seen);
+        self.seen = Some(now);
+        (now, went_back)
+    }
+
+    /// The database's clock shows this.
+    fn set(&mut self, now: DateTime<Utc>) {
+        self.ahead = now - Utc::now();
+    }
+}
+
+impl Scheduler {
+    /// A scheduler of `jobs`, which were just read from `paths`. Their sources are put `at_hand` for the worker.
+    pub fn new(
+        pool: PgPool,
+        holder: Holder,
+        at_hand: AtHand,
+        paths: Vec<PathBuf>,
+        jobs: Vec<Job>,
+    ) -> Self {
+        let entries = jobs.into_iter().map(|job| Entry::new(job, Utc::now()));
+        Self {
+            pool,
+            holder,
+            at_hand,
+            folder: Folder::new(paths),
+            entries: entries.collect(),
+            said: String::new(),
+            clock: Clock::default(),
+        }
+    }
+
+    /// Records the jobs, their sources and datasets.
+    ///
+    /// # Errors
+    /// The job that is refused, and why.
+    pub async fn register(&mut self) -> Result<(), (Job, SubmitError)> {
+        for entry in &mut self.entries {
+            match register(&self.pool, &entry.job).await {
+                Ok((now, scheduled_at)) => {
+                    self.clock.set(now);
+                    entry.start(now, scheduled_at);
+                }
+                Err(error) => return Err((entry.job.clone(), error)),
+            }
+            self.at_hand.put(entry.job.source.clone());
+        }
+        Ok(())
+    }
+
+    /// Plans and submits everything that is due now, later looks as far as they are due: there will be no later tick.
+    ///
+    /// # Errors
+    /// The job that is refused, and why.
+    pub async fn once(&mut self) -> Result<(), (Job, SubmitError)> {
+        for entry in self.entries.iter().filter(|entry| entry.job.enabled) {
+            let outcome = async {
+                let mut conn = self.pool.acquire().await?;
+                backfill(&mut conn, &entry.job, &self.holder).await?;
+                if let Some(poll) = &entry.job.poll {
+                    let ticked =
+                        tick::tick(&mut conn, &entry.job, poll, &self.holder, true).await?;
+                    say_ticked(&entry.job, &ticked);
+                }
+                Ok(())
+            };
+            outcome.await.map_err(|error| (entry.job.clone(), error))?;
+        }
+        Ok(())
+    }
+
+    /// Ticks until `stop` is cancelled.
+    pub async fn run(mut self, stop: CancellationToken) {
+        loop {
+            if let Some(loaded) = self.folder.changed() {
+                self.take_over(loaded).await;
+            }
+            let (now, went_back) = self.clock.now();
+            if went_back {
+                tracing::warn!("the clock went back; ticks are reckoned anew");
+            }
+            for index in 0..self.entries.len() {
+                if went_back {
+                    self.entries[index].poll_at =
+                        self.entries[index].job.poll.as_ref().map(|_| now);
+                }
+                self.act(index, now).await;
+                if stop.is_cancelled() {
+                    return;
+                }
+            }
+            let next = self.entries.iter().filter_map(Entry::next).min();
+            let sleep = next
+                .and_then(|next| (next - self.clock.now().0).to_std().ok())
+                .map_or(LONGEST_SLEEP, |sleep| sleep.min(LONGEST_SLEEP))
+                .max(Duration::from_millis(1));
+            let sleep = if next.is_some_and(|next| next <= now) {
+                Duration::from_millis(1)
+            } else {
+                sleep
+            };
+            tokio::select! {
+                () = tokio::time::sleep(sleep) => {}
+                () = stop.cancelled() => return,
+            }
+        }
+    }
+
+    /// Does what is due of one job.
+    async fn act(&mut self, index: usize, now: DateTime<Utc>) {
+        let entry = &mut self.entries[index];
+        if entry.absent || !entry.job.enabled {
+            return;
+        }
+        if entry.backfill_at.is_some_and(|at| at <= now) {
+            let outcome = async {
+                let mut conn = self.pool.acquire().await?;
+                backfill(&mut conn, &entry.job, &self.holder).await
+            };
+            entry.backfill_at = match outcome.await {
+                Ok(()) => entry.next_backfill(now),
+                Err(error) => Some(now + say_failed(&entry.job, &error)),
+            };
+        }
+        let Some(poll) = entry
+            .job
+            .poll
+            .as_ref()
+            .filter(|_| entry.poll_at.is_some_and(|at| at <= now))
+        else {
+            return;
+        };
+        let outcome = async {
+            let mut conn = self.pool.acquire().await?;
+            tick::tick(&mut conn, &entry.job, poll, &self.holder, false).await
+        };
+        match outcome.await {
+            Ok(ticked) => {
+                if ticked.paused != entry.paused {
+                    let paused = ticked.paused;
+                    tracing::info!(job = entry.job.name, paused, "polling is paused or resumed");
+                    entry.paused = paused;
+                }
+                say_ticked(&entry.job, &ticked);
+                entry.poll_at = tick::next(&entry.job, poll, ticked.now).map(|at| at + AFTER_TICK);
+                self.clock.set(ticked.now);
+            }
+            Err(error) => entry.poll_at = Some(now + say_failed(&entry.job, &error)),
+        }
+    }
+
+    /// Takes over what the files hold now: a job that is new or changed if it is accepted, else the last good version
+    /// stays; a job whose file has gone rests until it is back.
+    async fn take_over(&mut self, loaded: Loaded) {
+        self.say_problems(&loaded.problems);
+        let mut present: Vec<String> = Vec::new();
+        for (file, job) in loaded.files {
+            let Some(job) = job else {
+                // Something is wrong with it now: what it held before goes on.
+                present.extend(
+                    self.entries
+                        .iter()
+                        .filter(|entry| entry.job.file == file && file.exists())
+                        .map(|entry| entry.job.name.clone()),
+                );
+                continue;
+            };
+            present.push(job.name.clone());
+            let known = self
+                .entries
+                .iter_mut()
+                .find(|entry| entry.job.name == job.name);
+            if let Some(entry) = known {
+                if entry.absent {
+                    tracing::info!(job = job.name, file = %file.display(), "the job's file is back; it goes on");
+                    entry.absent = false;
+                }
+                let same = entry.job.text == job.text && entry.job.source.is_same(&job.source);
+                if same && entry.job.source_spec == job.source_spec && entry.job.file == job.file {
+                    continue;
+                }
+            }
+            self.accept(job).await;
+        }
+        for entry in &mut self.entries {
+            if !entry.absent && !present.contains(&entry.job.name) {
+                tracing::warn!(job = entry.job.name, file = %entry.job.file.display(),
+                    "the job's file has gone: nothing more is planned for it until it is back; `cancel` ends it");
+                entry.absent = true;
+            }
+        }
+    }
+
+    async fn accept(&mut self, job: Job) {
+        let another = self.entries.iter().find(|entry| {
+            entry.job.name != job.name
+                && entry.job.source.name == job.source.name
+                && entry.job.source_spec.url != job.source_spec.url
+        });
+        if let Some(another) = another {
+            tracing::error!(
+                job = job.name,
+                "the changed job is not taken over: source `{}` is defined differently for job `{}`",
+                job.source.name,
+                another.job.name
+            );
+            self.folder.read_again();
+            return;
+        }
+        match register(&self.pool, &job).await {
+            Ok((now, scheduled_at)) => {
+                tracing::info!(job = job.name, file = %job.file.display(), "took over a new or changed job");
+                self.at_hand.put(job.source.clone());
+                let mut entry = Entry::new(job, now);
+                entry.start(now, scheduled_at);
+                self.entries
+                    .retain(|known| known.job.name != entry.job.name);
+                self.entries.push(entry);
+            }
+            Err(error) => {
+                let text = error.to_string();
+                if self.said != text {
+                    tracing::error!(job = job.name, file = %job.file.display(), "the changed job is not taken over, the last good version stays: {text}");
+                    self.said = text;
+                }
+                self.folder.read_again();
+            }
+        }
+    }
+
+    fn say_problems(&mut self, problems: &Diagnostics) {
+        let text = problems.to_string();
+        if !problems.is_empty() && text != self.said {
+            tracing::error!("job files have problems; what they held before goes on:\n{text}");
+        }
+        if !problems.is_empty() || !self.said.is_empty() {
+            self.said = text;
+        }
+    }
+}
+
+impl Entry {
+    fn new(job: Job, now: DateTime<Utc>) -> Self {
+        Self {
+            poll_at: job.poll.as_ref().map(|_| now),
+            backfill_at: None,
+            absent: false,
+            paused: false,
+            job,
+        }
+    }
+
+    /// Due at once: a poll, a backfill without a schedule, and one whose schedule fired while nobody was there.
+    fn start(&mut self, now: DateTime<Utc>, scheduled_at: Option<DateTime<Utc>>) {
+        self.poll_at = self.job.poll.as_ref().map(|_| now);
+        self.backfill_at = match self
+            .job
+            .backfill
+            .as_ref()
+            .map(|backfill| &backfill.schedule)
+        {
+            None => None,
+            Some(None) => Some(now),
+            Some(Some(schedule)) => {
+                schedule.next_after(scheduled_at.unwrap_or(now), self.job.timezone)
+            }
+        };
+    }
+
+    fn next_backfill(&self, after: DateTime<Utc>) -> Option<DateTime<Utc>> {
+        let schedule = self.job.backfill.as_ref()?.schedule.as_ref()?;
+        schedule.next_after(after, self.job.timezone)
+    }
+
+    fn next(&self) -> Option<DateTime<Utc>> {
+        let rests = self.absent || !self.job.enabled;
+        let times = [self.poll_at, self.backfill_at];
+        times.into_iter().flatten().min().filter(|_| !rests)
+    }
+}
+
+/// Records a job; returns the database's clock and the last tick of its backfill's schedule. One that is scheduled for the
+/// first time begins now.
+async fn register(
+    pool: &PgPool,
+    job: &Job,
+) -> Result<(DateTime<Utc>, Option<DateTime<Utc>>), SubmitError> {
+    let mut conn = pool.acquire().await?;
+    let mut tx = conn.begin().await?;
+    submit::register(&mut tx, job).await?;
+    if job.poll.is_none() || !job.enabled {
+        polls::end(&mut tx, &job.name).await?;
+    }
+    let now = polls::clock(&mut tx).await?;
+    let mut scheduled_at = polls::scheduled_at(&mut tx, &job.name).await?;
+    if scheduled_at.is_none()
+        && job
+            .backfill
+            .as_ref()
+            .is_some_and(|backfill| backfill.schedule.is_some())
+    {
+        polls::record_tick(&mut tx, &job.name, now).await?;
+        scheduled_at = Some(now);
+    }
+    tx.commit().await?;
+    Ok((now, scheduled_at))
+}
+
+/// Submits a job's backfill as it is due by the database's clock.
+async fn backfill(
+    conn: &mut sqlx::PgConnection,
+    job: &Job,
+    holder: &Holder,
+) -> Result<(), SubmitError> {
+    let now = polls::clock(&mut *conn).await?;
+    let Some(submission) = Submission::of_backfill(job, now, holder) else {
+        return Ok(());
+    };
+    if polls::is_paused(&mut *conn, &job.name).await? {
+        return Ok(());
+    }
+    let (plan, _run) = submit::submit(&mut *conn, &submission).await?;
+    polls::record_tick(conn, &job.name, now).await?;
+    tracing::info!(job = job.name, range = %submission.requested, windows = plan.windows.len(), "backfill submitted");
+    Ok(())
+}
+
+/// Says why a job's tick failed; returns how long to wait.
+fn say_failed(job: &Job, error: &SubmitError) -> TimeDelta {
+    match error {
+        SubmitError::Database(error) => {
+            tracing::warn!(job = job.name, %error, "cannot plan in the database; trying again");
+            AFTER_FAILURE
+        }
+        error => {
+            tracing::error!(job = job.name, file = %job.file.display(), "the job cannot be planned: {error}");
+            AFTER_REFUSAL
+        }
+    }
+}
+
+fn say_ticked(job: &Job, ticked: &tick::Ticked) {
+    if !ticked.planned.is_empty() {
+        tracing::debug!(job = job.name, windows = ticked.planned.len(), "tick");
+    }
+    if let Some(widened) = ticked.widened {
+        tracing::warn!(
+            job = job.name,
+            "`lookback` is widened from {} s to {} s: three sealing looks in a row found traces ({} in all) that the settled look had missed",
+            widened.from_s,
+            widened.to_s,
+            widened.missed
+        );
+    }
+}
