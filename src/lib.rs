@@ -16,6 +16,7 @@
 //! twice is dropped. A window is done only if everything in it is stored, in the same transaction.
 
 pub mod cli;
+pub mod container;
 pub mod harvest;
 pub mod job;
 pub mod local_postgres;

@@ -11,6 +11,7 @@ use sqlx::{
     postgres::{PgConnectOptions, PgConnection, PgPoolOptions},
 };
 
+use crate::container;
 pub use crate::plan::Look;
 
 pub mod datasets;
@@ -32,12 +33,14 @@ pub const OLDEST_SERVER: i32 = 140_000;
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// No connection.
-    #[error("cannot connect to PostgreSQL at {address}: {source}")]
+    #[error("cannot connect to PostgreSQL at {address}: {source}{hint}")]
     Connect {
         /// Host and port, or socket.
         address: String,
         /// What the driver says.
         source: sqlx::Error,
+        /// What else may help, to be read on from the rest; often empty.
+        hint: String,
     },
     /// Too old.
     #[error(
@@ -107,8 +110,13 @@ pub fn address_of(options: &PgConnectOptions) -> String {
 pub async fn connect(options: &PgConnectOptions, connections: u32) -> Result<PgPool, OpenError> {
     let address = address_of(options);
     let options = options.clone().application_name("tempo-harvest");
+    let host = match options.get_socket() {
+        Some(_) => String::new(),
+        None => options.get_host().to_owned(),
+    };
     let connect_error = |source| OpenError::Connect {
         address: address.clone(),
+        hint: container::hint(&host, &source, container::is_inside()),
         source,
     };
     let mut first = tokio::time::timeout(
@@ -268,5 +276,25 @@ impl Holder {
 impl fmt::Display for Holder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_refused_connection_is_known_as_one() {
+        let closed = std::net::TcpListener::bind("127.0.0.1:0")
+            .unwrap()
+            .local_addr()
+            .unwrap();
+        let options = PgConnectOptions::new_without_pgpass()
+            .host("127.0.0.1")
+            .port(closed.port());
+        let Err(OpenError::Connect { source, .. }) = connect(&options, 1).await else {
+            panic!("nothing listens there");
+        };
+        assert_ne!(container::hint("127.0.0.1", &source, true), "");
     }
 }

@@ -4,7 +4,6 @@
 //! into a bounded buffer. Nothing here retries; [`crate::harvest`] decides that.
 
 use std::{
-    net::IpAddr,
     sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -19,7 +18,7 @@ use reqwest::{
     },
 };
 use secrecy::ExposeSecret;
-use url::{Host, Url};
+use url::Url;
 
 use super::{
     error::{Class, Failure, Refusal},
@@ -28,6 +27,7 @@ use super::{
     wire::{self, Format, SearchBody},
 };
 use crate::{
+    container,
     job::{Auth, Source},
     retry,
     split::Histogram,
@@ -467,7 +467,15 @@ impl Client {
             )
         };
         let error = error.without_url();
-        Failure::new(class, self.scrub(&format!("{what}: {}", chain(&error))))
+        let hint = container::hint(
+            self.source.url.host_str().unwrap_or_default(),
+            &error,
+            container::is_inside(),
+        );
+        Failure::new(
+            class,
+            self.scrub(&format!("{what}: {}{hint}", chain(&error))),
+        )
     }
 
     /// A server may say back what it was sent: none of it is a secret afterwards.
@@ -589,12 +597,7 @@ fn is_html(body: &Body) -> bool {
 
 /// Whether the URL names this very machine, where compression costs more than it saves and no proxy helps.
 pub(crate) fn is_loopback(url: &Url) -> bool {
-    match url.host() {
-        Some(Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
-        Some(Host::Ipv4(ip)) => IpAddr::V4(ip).is_loopback(),
-        Some(Host::Ipv6(ip)) => IpAddr::V6(ip).is_loopback(),
-        None => false,
-    }
+    url.host_str().is_some_and(container::is_loopback)
 }
 
 fn host_and_port(url: &Url) -> String {
@@ -687,6 +690,23 @@ mod tests {
             "Sign in"
         );
         assert_eq!(shorten("a\n  b\tc", false), "a b c");
+    }
+
+    #[tokio::test]
+    async fn a_refused_connection_is_known_as_one() {
+        let _already_installed = rustls::crypto::ring::default_provider().install_default();
+        let closed = std::net::TcpListener::bind("127.0.0.1:0")
+            .unwrap()
+            .local_addr()
+            .unwrap();
+        let client = reqwest::Client::builder().no_proxy().build().unwrap();
+        let error = client
+            .get(format!("http://{closed}"))
+            .send()
+            .await
+            .unwrap_err()
+            .without_url();
+        assert_ne!(container::hint("127.0.0.1", &error, true), "");
     }
 
     #[test]
