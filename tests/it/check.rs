@@ -95,10 +95,15 @@ fn worked_examples_are_right() {
     assert_eq!((said.code, said.stderr.as_str()), (Some(0), ""));
     let stdout = said.stdout.replace(jobs.to_str().unwrap(), "jobs");
     insta::assert_snapshot!(stdout, @r#"
-        jobs/filtered.toml: ok: `failed-checkouts`: `{ resource.service.name = "checkout" && status = error }` from `staging` into dataset `failed-checkouts`, detail services; backfill of 2026-11-01T00:00:00Z to 2026-11-08T00:00:00Z in windows of 1h, oldest first
-        jobs/history.toml: ok: `history`: every trace from `prod` into dataset `shop`, detail trace; backfill of the last 7d in windows of 1h, newest first, at `0 15 3 * * *` Europe/Berlin
+        jobs/filtered.toml: ok: `failed-checkouts` (disabled): `{ resource.service.name = "checkout" && status = error }` from `staging` into dataset `failed-checkouts`, detail services; backfill of 2026-11-01T00:00:00Z to 2026-11-08T00:00:00Z in windows of 1h, oldest first
+        jobs/grafana-cloud.toml: ok: `grafana-cloud` (disabled): `{ resource.deployment.environment = "production" }` from `grafana-cloud` into dataset `grafana-cloud`, detail trace; backfill of the last 7d in windows of 30m, newest first, at `0 20 4 * * *` UTC; poll every 1m, 1m behind now
+        jobs/history.toml: ok: `history` (disabled): every trace from `prod` into dataset `shop`, detail trace; backfill of the last 7d in windows of 1h, newest first, at `0 15 3 * * *` Europe/Berlin
+        jobs/live-with-repair.toml: ok: `live-with-repair` (disabled): `{ resource.service.name != "healthcheck" }` from `staging` into dataset `live-with-repair`, detail services; backfill of the last 3d in windows of 1h, newest first, at `0 40 2 * * *` Europe/Berlin; poll every 15s, 35s behind now
+        jobs/live.toml: ok: `live` (disabled): every trace from `prod` into dataset `shop`, detail trace; poll every 15s, 35s behind now
         jobs/local.toml: ok: `local`: every trace from `localhost:3200` into dataset `local`, detail trace; backfill of the last 1d in windows of 1h, newest first
-        jobs/sources.toml: ok: sources prod, staging
+        jobs/sources.toml: ok: sources grafana-cloud, prod, staging, tenant-payments, tenant-search
+        jobs/tenant-payments.toml: ok: `tenant-payments` (disabled): every trace from `tenant-payments` into dataset `tenant-payments`, detail trace; backfill of the last 1d in windows of 1h, newest first; poll every 30s, 35s behind now
+        jobs/tenant-search.toml: ok: `tenant-search` (disabled): every trace from `tenant-search` into dataset `tenant-search`, detail trace; backfill of the last 1d in windows of 1h, newest first; poll every 30s, 35s behind now
         "#);
 }
 
