@@ -1,50 +1,83 @@
+# For daily use. What is only looked at or steered needs DATABASE_URL, or --local among the OPTIONS.
+
+# Parameters reach the command as they were typed, with whatever spaces they have.
+set positional-arguments
+
 # Lists the recipes
 default:
     @just --list
 
 # Fetches what is missing of a job's range and waits for it
 run FILE *OPTIONS:
-    cargo run --release -- run {{quote(FILE)}} {{OPTIONS}}
+    cargo run --release -- run "$@"
 
 # Shows what `run` would fetch
 plan FILE *OPTIONS:
-    cargo run --release -- plan {{quote(FILE)}} {{OPTIONS}}
+    cargo run --release -- plan "$@"
 
 # Collects a range, whatever [backfill] says: just backfill jobs/local.toml 2026-11-01T00:00:00Z 2026-11-02T00:00:00Z
 backfill FILE FROM TO:
-    cargo run --release -- run {{quote(FILE)}} --from {{quote(FROM)}} --to {{quote(TO)}}
+    cargo run --release -- run "$1" --from "$2" --to "$3"
 
-# Fetches what is on the queue until stopped; needs DATABASE_URL or --local
+# Works until stopped: just work jobs/
 work *OPTIONS:
-    cargo run --release -- work {{OPTIONS}}
+    cargo run --release -- work "$@"
 
-# Shows what is collected; needs DATABASE_URL or --local
+# Shows what is collected
 status *OPTIONS:
-    cargo run --release -- status {{OPTIONS}}
+    cargo run --release -- status "$@"
 
-# Lists what is not collected, with reasons; needs DATABASE_URL or --local
+# Lists what is not collected, with reasons
 gaps *OPTIONS:
-    cargo run --release -- gaps {{OPTIONS}}
+    cargo run --release -- gaps "$@"
+
+# Lists the runs, of all jobs or of one
+runs *OPTIONS:
+    cargo run --release -- runs "$@"
+
+# Plans again what is missing or failed, of all jobs or of one: just repair shop --failed-only
+repair *OPTIONS:
+    cargo run --release -- repair "$@"
+
+# Fetches again what is there already: just refetch shop --from '2d ago' --to '1d ago'
+refetch JOB *OPTIONS:
+    cargo run --release -- refetch "$@"
+
+# Lets a job or a run rest
+pause NAME *OPTIONS:
+    cargo run --release -- pause "$@"
+
+# Lets a paused job or run go on
+resume NAME *OPTIONS:
+    cargo run --release -- resume "$@"
+
+# Gives up what is still to be fetched for a job or a run
+cancel NAME *OPTIONS:
+    cargo run --release -- cancel "$@"
+
+# Deletes what is older than a job's [retention]
+prune JOB *OPTIONS:
+    cargo run --release -- prune "$@"
 
 # Checks the database, and the Tempo of a job file
-doctor FILE:
-    cargo run --release -- doctor {{quote(FILE)}}
+doctor *FILES:
+    cargo run --release -- doctor "$@"
 
 # Checks job files, and touches nothing
 check *PATHS='jobs':
-    cargo run --release -- check --no-env {{PATHS}}
+    cargo run --release -- check --no-env "$@"
 
 # Shows it all on a simulated Tempo and a private PostgreSQL
 demo *OPTIONS:
-    cargo run --release -- demo {{OPTIONS}}
+    cargo run --release -- demo "$@"
 
 # Opens psql on the database in use
 db *OPTIONS:
-    cargo run --release -- db {{OPTIONS}}
+    cargo run --release -- db "$@"
 
 # Runs the tests
 test *OPTIONS:
-    cargo test {{OPTIONS}}
+    cargo test "$@"
 
 # Checks format and lints
 lint:
@@ -53,7 +86,7 @@ lint:
 
 # Writes .sqlx, what the checked queries are held against; with --check only compares
 sqlx *OPTIONS:
-    .ci/sqlx {{OPTIONS}}
+    .ci/sqlx "$@"
 
 # Runs everything that has to pass before a change lands
 ci:
