@@ -4,6 +4,7 @@
 mod backfill;
 mod check;
 mod commands;
+mod contrib;
 mod crash;
 mod datasets;
 mod db;

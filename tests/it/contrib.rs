@@ -1,0 +1,220 @@
+//! What stands around the program - the Justfile, the unit, the image, the compose file - is held against it.
+
+use std::{collections::BTreeMap, path::Path, process::Command};
+
+use tempo_harvest::cli;
+
+const JUSTFILE: &str = include_str!("../../Justfile");
+const UNIT: &str = include_str!("../../contrib/tempo-harvest.service");
+const DOCKERFILE: &str = include_str!("../../contrib/Dockerfile");
+const DOCKERIGNORE: &str = include_str!("../../contrib/Dockerfile.dockerignore");
+const COMPOSE: &str = include_str!("../../contrib/compose.yaml");
+const TEMPO: &str = include_str!("../../contrib/compose/tempo.yaml");
+
+/// Commands that have their recipe already, and are not built yet.
+const TO_COME: [&str; 7] = [
+    "cancel", "pause", "prune", "refetch", "repair", "resume", "runs",
+];
+
+/// Lines that are no comments.
+fn lines(text: &str) -> impl Iterator<Item = &str> {
+    text.lines()
+        .filter(|line| !line.trim_start().starts_with('#'))
+}
+
+/// Panics unless the program takes these arguments, its own name first.
+fn assert_is_command<'a>(arguments: impl IntoIterator<Item = &'a str>) {
+    let arguments: Vec<&str> = arguments.into_iter().collect();
+    if let Err(error) = cli::command().try_get_matches_from(&arguments) {
+        panic!("{arguments:?}: {error}");
+    }
+}
+
+/// The strings of a JSON array at the end of the Dockerfile's line that begins with `instruction`.
+fn exec_form(instruction: &str) -> Vec<String> {
+    let line = lines(DOCKERFILE)
+        .find(|line| line.starts_with(instruction))
+        .unwrap();
+    serde_json::from_str(&line[line.find('[').unwrap()..]).unwrap()
+}
+
+#[test]
+fn every_recipe_says_what_it_does_and_calls_what_there_is() {
+    let all: Vec<&str> = JUSTFILE.lines().collect();
+    let (mut recipes, mut commands) = (Vec::new(), 0);
+    for (index, line) in all.iter().enumerate() {
+        let is_recipe = line.starts_with(|c: char| c.is_ascii_lowercase())
+            && line.ends_with(':')
+            && !line.contains(":=");
+        if is_recipe {
+            assert!(
+                all[index - 1].starts_with("# "),
+                "`{line}` has no comment above it"
+            );
+            recipes.push(line.split([' ', ':']).next().unwrap());
+        }
+        if let Some(call) = line.trim_start().strip_prefix("cargo run --release -- ") {
+            let name = call.split(' ').next().unwrap();
+            assert!(
+                cli::command().find_subcommand(name).is_some() || TO_COME.contains(&name),
+                "`{line}`: there is no command `{name}`"
+            );
+            assert!(!call.contains("{{"), "`{line}`: a parameter is not quoted");
+            commands += 1;
+        }
+    }
+    assert_eq!(recipes[0], "default");
+    for daily in [
+        "run", "work", "status", "gaps", "repair", "refetch", "runs", "pause", "resume", "cancel",
+        "prune", "backfill",
+    ] {
+        assert!(recipes.contains(&daily), "no recipe `{daily}`");
+    }
+    assert!(commands >= 15);
+}
+
+#[test]
+fn the_unit_restarts_stops_in_order_and_keeps_secrets_off_the_command_line() {
+    let settings: BTreeMap<&str, &str> = lines(UNIT)
+        .filter_map(|line| line.split_once('='))
+        .collect();
+    for (key, value) in [
+        ("Restart", "on-failure"),
+        ("StartLimitIntervalSec", "0"),
+        ("KillSignal", "SIGTERM"),
+        ("DynamicUser", "yes"),
+        ("StateDirectory", "tempo-harvest"),
+        ("EnvironmentFile", "/etc/tempo-harvest/environment"),
+        ("NoNewPrivileges", "yes"),
+        ("ProtectSystem", "strict"),
+        ("ProtectHome", "yes"),
+        ("CapabilityBoundingSet", ""),
+        ("WantedBy", "multi-user.target"),
+    ] {
+        assert_eq!(settings.get(key), Some(&value), "{key}");
+    }
+    assert!(settings.contains_key("TimeoutStopSec") && settings.contains_key("RestartSec"));
+    assert!(!settings.contains_key("Environment"));
+    let start = settings["ExecStart"];
+    assert_eq!(
+        start,
+        "/usr/local/bin/tempo-harvest work /etc/tempo-harvest/jobs"
+    );
+    assert_is_command(start.split(' '));
+}
+
+#[test]
+fn the_image_is_built_from_the_lock_and_runs_as_nobody_in_particular() {
+    let entrypoint = exec_form("ENTRYPOINT");
+    let command = exec_form("CMD");
+    assert_is_command(entrypoint.iter().chain(&command).map(String::as_str));
+    assert_is_command(exec_form("HEALTHCHECK").iter().map(String::as_str));
+    let user = lines(DOCKERFILE)
+        .filter(|line| line.starts_with("USER "))
+        .last()
+        .and_then(|line| line["USER ".len()..].split(':').next())
+        .unwrap();
+    assert!(user.parse::<u32>().unwrap() > 0, "{user}");
+    assert!(DOCKERFILE.contains("cargo build --locked --release"));
+    assert!(lines(DOCKERFILE).all(|line| !line.contains("libssl")));
+    let rust = env!("CARGO_PKG_RUST_VERSION");
+    assert!(DOCKERFILE.contains(&format!("FROM rust:{rust}-")));
+    // Each is read by the build; without `.cargo` it would ask for a database.
+    for needed in [
+        ".cargo",
+        ".sqlx",
+        "Cargo.lock",
+        "Cargo.toml",
+        "migrations",
+        "sqlx.toml",
+        "src",
+    ] {
+        assert!(
+            DOCKERIGNORE
+                .lines()
+                .any(|line| line == format!("!{needed}")),
+            "{needed}"
+        );
+        assert!(
+            Path::new(env!("CARGO_MANIFEST_DIR")).join(needed).exists(),
+            "{needed}"
+        );
+    }
+}
+
+/// The services of the compose file by their names, each with its lines.
+fn services() -> BTreeMap<String, Vec<&'static str>> {
+    let mut services = BTreeMap::new();
+    let mut name = None;
+    let from = COMPOSE.find("\nservices:\n").unwrap() + "\nservices:\n".len();
+    for line in lines(&COMPOSE[from..]).take_while(|line| !line.starts_with("volumes:")) {
+        if let Some(service) = line.strip_prefix("  ").filter(|line| {
+            line.starts_with(|c: char| c.is_ascii_alphabetic()) && line.ends_with(':')
+        }) {
+            name = Some(service.trim_end_matches(':').to_owned());
+        } else if let Some(name) = &name {
+            services
+                .entry(name.clone())
+                .or_insert_with(Vec::new)
+                .push(line.trim());
+        }
+    }
+    services
+}
+
+#[test]
+fn the_compose_file_waits_for_health_and_pins_its_images() {
+    assert!(!COMPOSE.contains('\t') && !TEMPO.contains('\t'));
+    let services = services();
+    assert_eq!(
+        services.keys().collect::<Vec<_>>(),
+        ["postgres", "tempo", "worker"]
+    );
+    for name in ["postgres", "tempo"] {
+        let image = services[name]
+            .iter()
+            .find_map(|line| line.strip_prefix("image: "))
+            .unwrap();
+        let tag = image.split_once(':').unwrap().1;
+        assert!(tag.starts_with(|c: char| c.is_ascii_digit()), "{image}");
+        assert!(services[name].contains(&"healthcheck:"), "{name}");
+    }
+    let healthy = |line: &&&str| **line == "condition: service_healthy";
+    assert_eq!(services["worker"].iter().filter(healthy).count(), 2);
+    // What is secret comes from the environment of compose, and is on no command line.
+    for line in lines(COMPOSE).filter(|line| line.contains("PASSWORD")) {
+        assert!(line.contains("PASSWORD: ${POSTGRES_PASSWORD:?"), "{line}");
+    }
+    // Each file that is mounted exists.
+    let contrib = Path::new(env!("CARGO_MANIFEST_DIR")).join("contrib");
+    let mounted: Vec<&str> = lines(COMPOSE)
+        .filter_map(|line| line.trim().strip_prefix("- ./")?.split(':').next())
+        .collect();
+    assert_eq!(mounted, ["compose/tempo.yaml", "compose/jobs"]);
+    for path in mounted {
+        assert!(contrib.join(path).exists(), "{path}");
+    }
+}
+
+#[test]
+fn the_jobs_in_the_compose_file_ask_a_service_not_localhost() {
+    let jobs = Path::new(env!("CARGO_MANIFEST_DIR")).join("contrib/compose/jobs");
+    let checked = Command::new(env!("CARGO_BIN_EXE_tempo-harvest"))
+        .arg("check")
+        .arg(&jobs)
+        .output()
+        .unwrap();
+    let errors = String::from_utf8_lossy(&checked.stderr);
+    assert!(checked.status.success(), "{errors}");
+    let names: Vec<String> = services().into_keys().collect();
+    let mut urls = 0;
+    for file in std::fs::read_dir(&jobs).unwrap() {
+        let text = std::fs::read_to_string(file.unwrap().path()).unwrap();
+        for line in lines(&text).filter_map(|line| line.strip_prefix("url = \"http://")) {
+            let host = line.split(':').next().unwrap();
+            assert!(names.iter().any(|name| name == host), "{host}");
+            urls += 1;
+        }
+    }
+    assert!(urls > 0);
+}
