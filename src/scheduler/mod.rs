@@ -245,7 +245,7 @@ impl Scheduler {
                 .find(|entry| entry.job.name == job.name);
             if let Some(entry) = known {
                 if entry.absent {
-                    tracing::info!(job = job.name, file = %file.display(), "the job's file is back; it goes on");
+                    tracing::warn!(job = job.name, file = %file.display(), "the job's file is back; it goes on");
                     entry.absent = false;
                 }
                 let same = entry.job.text == job.text && entry.job.source.is_same(&job.source);

@@ -13,6 +13,7 @@ mod faults;
 mod fragments;
 mod job;
 mod local_postgres;
+mod polls;
 mod secrets;
 mod simulator;
 mod splitting;
