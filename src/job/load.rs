@@ -71,7 +71,8 @@ pub enum Content {
 
 /// Loads the jobs in `paths`: job files, or folders, of which every `*.toml` but `sources.toml` is one.
 ///
-/// A folder's subfolders and hidden files are left alone. A file that is named twice is one file.
+/// A folder's subfolders and hidden files are left alone. A file that is named twice is one file. A job in a folder that is
+/// not enabled may lack its environment: it is left out then.
 ///
 /// # Errors
 /// Everything that is wrong with any of them; then none is returned.
@@ -79,7 +80,7 @@ pub fn load(paths: &[PathBuf], options: &LoadOptions<'_>) -> Result<Vec<Job>, Di
     let mut loader = Loader::new(Expansion::With(options.env), options.now);
     let mut jobs = Vec::new();
     for file in loader.find(paths, false) {
-        jobs.extend(loader.job(&file).0);
+        jobs.extend(loader.job_that_runs(&file, paths).unwrap_or_default());
     }
     if loader.problems.is_empty() {
         Ok(jobs)
@@ -102,8 +103,9 @@ pub fn load_each(paths: &[PathBuf], options: &LoadOptions<'_>) -> Loaded {
     let mut loader = Loader::new(Expansion::With(options.env), options.now);
     let mut files = Vec::new();
     for file in loader.find(paths, false) {
-        let job = loader.job(&file).0;
-        files.push((file, job));
+        if let Ok(job) = loader.job_that_runs(&file, paths) {
+            files.push((file, job));
+        }
     }
     Loaded {
         files,
@@ -164,6 +166,9 @@ struct SourcesFile {
     positions: Positions,
     unusable: BTreeSet<KeyPath>,
 }
+
+/// A job is not enabled.
+struct NotEnabled;
 
 struct Loader<'a> {
     expansion: Expansion<'a>,
@@ -232,6 +237,25 @@ impl<'a> Loader<'a> {
                 .map(|problem| positions.place(file, problem)),
         );
         self.problems.extend_sorted(diagnostics);
+    }
+
+    /// The job in `file`, `None` when anything is wrong with it.
+    ///
+    /// # Errors
+    /// It is not enabled, was found in a folder, and nothing is wrong with it but its environment: that is nobody's concern.
+    fn job_that_runs(&mut self, file: &Path, paths: &[PathBuf]) -> Result<Option<Job>, NotEnabled> {
+        let before = self.problems.clone();
+        let job = self.job(file).0;
+        if job.is_some() || paths.iter().any(|path| path == file) {
+            return Ok(job);
+        }
+        let mut without = Loader::new(Expansion::Without, self.now);
+        let (_, outline) = without.job(file);
+        if without.problems.is_empty() && outline.is_some_and(|outline| !outline.enabled) {
+            self.problems = before;
+            return Err(NotEnabled);
+        }
+        Ok(job)
     }
 
     /// The job in `file` and its outline; `None` when anything is wrong with it or not known.

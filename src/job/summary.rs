@@ -13,6 +13,8 @@ pub struct Outline {
     pub name: String,
     /// The dataset that its traces belong to.
     pub dataset: String,
+    /// Whether it runs at all.
+    pub enabled: bool,
     /// The source's name, where it does not depend on an environment that was not given.
     pub source: Option<String>,
     /// All of it in one line.
@@ -48,6 +50,7 @@ impl Validated {
         Outline {
             name: name.to_owned(),
             dataset: self.dataset.clone(),
+            enabled: self.enabled,
             source: source.map(str::to_owned),
             summary: format!("`{name}`{disabled}: {}", parts.join("; ")),
         }

@@ -463,3 +463,19 @@ async fn two_schedulers_plan_a_tick_once_between_them() {
         .await;
     assert_eq!(polls, 1);
 }
+
+#[tokio::test]
+async fn a_job_in_a_folder_that_is_not_enabled_may_lack_its_environment() {
+    let scene = Scene::new(lively()).await;
+    polling(&scene, "live", QUICK);
+    scene.write_file(
+        "later.toml",
+        "name = \"later\"\nenabled = false\nsource = { url = \"http://tempo.invalid\", bearer_token = \"${NOT_SET}\" }\n[poll]\n",
+    );
+    scene.command(&["work", "--drain", "."]).await.expect(0);
+    let said = scene.command(&["work", "--drain", "later.toml"]).await;
+    assert!(
+        said.expect(2).stderr.contains("NOT_SET"),
+        "it is what was asked for"
+    );
+}
