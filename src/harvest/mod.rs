@@ -15,7 +15,7 @@ use crate::{
     retry,
     split::Piece,
     store::{
-        Holder, sources,
+        Holder, sources, traces,
         windows::{self, Claimed, ErrorClass, Figures, FinishError, Setback},
     },
     tempo::{Class, Client, Failure, wire::TraceSummary},
@@ -37,6 +37,11 @@ const THROTTLED_PER_ATTEMPT: u32 = 10;
 const MOST_LAPSES: u32 = 10;
 /// While the source answers other windows, a window that fails is tried this many times as often.
 const ALIVE_FACTOR: u32 = 3;
+
+/// How long data may be on the way from Tempo's live store to its block list; then it is looked for again.
+const HANDED_OVER_AFTER: Duration = Duration::from_secs(60);
+/// So many traces, and all of them, have to be gone from a filtered answer before it is not believed.
+const FEWEST_GONE: i64 = 10;
 
 /// What works on windows of one source.
 #[derive(Debug, Clone)]
@@ -117,6 +122,10 @@ impl Harvester {
             }),
         };
         let requests = work.requests;
+        let outcome = match outcome {
+            Outcome::Done { found, before } => self.believe(&claimed, found, before).await,
+            outcome => outcome,
+        };
         let mut recorded = self.record(&claimed, outcome, requests).await;
         if let Err(FinishError::Database(error)) = &recorded
             && error.as_database_error().is_some()
@@ -167,6 +176,43 @@ impl Harvester {
                 Err(error) => tracing::debug!(%error, "cannot renew a lease"),
             }
         }
+    }
+
+    /// A later look that does not bring what an earlier one brought is not believed: for a while, between the live store and
+    /// the block list, Tempo answers as if there were nothing.
+    async fn believe(
+        &self,
+        claimed: &Claimed,
+        found: Vec<TraceSummary>,
+        before: Figures,
+    ) -> Outcome {
+        // What came in parts was stored part by part.
+        if claimed.earlier_look.is_none() || before.returned > 0 {
+            return Outcome::Done { found, before };
+        }
+        let unseen = async {
+            let mut conn = self.pool.acquire().await?;
+            traces::unseen(&mut conn, &claimed.dataset, claimed.window, &found).await
+        };
+        let (stored, unseen) = match unseen.await {
+            Ok(counts) => counts,
+            Err(error) => return Outcome::Database(error),
+        };
+        let vanished = match claimed.query {
+            None => unseen > 0,
+            // A trace may well cease to match as it grows: only where all have gone is something amiss.
+            Some(_) => unseen == stored && stored >= FEWEST_GONE,
+        };
+        if !vanished {
+            return Outcome::Done { found, before };
+        }
+        let message = format!(
+            "Tempo does not show {unseen} of the {stored} traces that an earlier look brought from here: they are on the way to its \
+             blocks, or lost there"
+        );
+        let mut failure = Failure::new(Class::Passing, message);
+        failure.retry_after = Some(HANDED_OVER_AFTER);
+        Outcome::Failed(failure)
     }
 
     async fn record(

@@ -2,9 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use chrono::{DateTime, Utc};
 use sqlx::{PgConnection, Row};
 
-use crate::tempo::wire::{ServiceCounts, TraceSummary};
+use crate::{
+    tempo::wire::{ServiceCounts, TraceSummary},
+    window::Window,
+};
 
 /// Bytes handed to COPY at once.
 const CHUNK: usize = 256 << 10;
@@ -91,6 +95,32 @@ pub async fn merge(
         new: row.try_get(0)?,
         improved: row.try_get(1)?,
     })
+}
+
+/// How many traces are stored that start in a window, and how many of these are not among `found`.
+///
+/// # Errors
+/// If the database refuses.
+pub async fn unseen(
+    conn: &mut PgConnection,
+    dataset: &str,
+    window: Window,
+    found: &[TraceSummary],
+) -> sqlx::Result<(i64, i64)> {
+    let at = |second| DateTime::from_timestamp(second, 0).unwrap_or(DateTime::<Utc>::MAX_UTC);
+    let ids: Vec<Vec<u8>> = found.iter().map(|trace| trace.trace_id.to_vec()).collect();
+    let row = sqlx::query!(
+        r#"SELECT count(*) AS "stored!", count(*) FILTER (WHERE found.trace_id IS NULL) AS "unseen!"
+           FROM harvest.traces t LEFT JOIN unnest($4::bytea[]) AS found (trace_id) ON found.trace_id = t.trace_id
+           WHERE t.dataset = $1 AND t.started_at >= $2 AND t.started_at < $3"#,
+        dataset,
+        at(window.start()),
+        at(window.end()),
+        &ids
+    )
+    .fetch_one(conn)
+    .await?;
+    Ok((row.stored, row.unseen))
 }
 
 /// Sorted by ID (so that two merges at once take their locks in the same order), each ID once. Should an answer bring a

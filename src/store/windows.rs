@@ -52,6 +52,8 @@ pub struct Claimed {
     pub window: Window,
     /// What being done will count as.
     pub look: Look,
+    /// The latest look that had covered all of it when it was planned.
+    pub earlier_look: Option<Look>,
     /// The dataset it fills.
     pub dataset: String,
     /// The dataset's TraceQL filter.
@@ -244,7 +246,7 @@ pub async fn claim(
            WHERE w.id = $1 AND d.name = w.dataset AND d.tenant IS NOT DISTINCT FROM $4
              AND ((w.state = 'queued' AND w.next_try_at <= clock_timestamp())
                   OR (w.state = 'running' AND w.lease_expires_at < clock_timestamp()))
-           RETURNING lower(span) AS "start!", upper(span) AS "end!", w.look, w.dataset, d.query, d.detail, w.expected, w.settle_s,
+           RETURNING lower(span) AS "start!", upper(span) AS "end!", w.look, w.earlier_look, w.dataset, d.query, d.detail, w.expected, w.settle_s,
                      w.attempts, w.throttled, w.timeouts, w.lapsed, w.lease_token"#,
         window_id,
         holder.as_str(),
@@ -262,6 +264,7 @@ pub async fn claim(
             },
             window: window_of(row.start, row.end)?,
             look: Look::from_name(&row.look)?,
+            earlier_look: row.earlier_look.as_deref().and_then(Look::from_name),
             dataset: row.dataset,
             query: row.query,
             detail: row.detail,

@@ -479,3 +479,36 @@ async fn a_job_in_a_folder_that_is_not_enabled_may_lack_its_environment() {
         "it is what was asked for"
     );
 }
+
+#[tokio::test]
+async fn data_on_the_way_to_the_blocks_is_not_taken_for_nothing() {
+    let mut config = Config::new(Version::V3_0_3, Population::empty());
+    config.timing.ingestion_slack = Duration::from_secs(36_000);
+    config.timing.block_duration = Duration::from_secs(1);
+    config.timing.query_backend_after = Duration::from_secs(45);
+    config.timing.block_list_delay = Duration::from_secs(36_000);
+    let scene = Scene::new(config).await;
+    // Live data at first, all of it found.
+    let now = Utc::now().timestamp();
+    (0..20).for_each(|number| scene.control.push(spans(number, now - 33, true)));
+    scene.control.flush();
+    let file = polling(
+        &scene,
+        "live",
+        "every = \"1s\"\nlookback = \"46s\"\nseal_after = \"46s\"",
+    );
+    scene.command(&["work", "--drain", &file]).await.expect(0);
+    asked_since(&scene, 60).await;
+    scene.command(&["work", "--drain", &file]).await.expect(0);
+    assert_eq!(scene.stored("shop").await.len(), 20);
+    // Then it is nowhere: a search says nothing, and the later look does not believe it.
+    scene
+        .until("SELECT max(started_at) < now() - interval '50 seconds' FROM harvest.traces")
+        .await;
+    let mut running = scene.start(&["-v", "work", "--drain", &file]);
+    running.says("does not show 20 of the 20 traces").await;
+    running.signal(Signal::TERM);
+    running.end().await.expect(0);
+    let sealed = "SELECT count(*) FROM harvest.traces t JOIN harvest.coverage c ON c.look <> 'fresh' AND t.started_at <@ c.covered";
+    assert_eq!(scene.number(sealed).await, 0);
+}
