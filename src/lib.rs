@@ -17,11 +17,14 @@
 
 pub mod cli;
 pub mod container;
+pub mod control;
+pub mod gaps;
 pub mod harvest;
 pub mod job;
 pub mod local_postgres;
 pub mod plan;
 pub mod queue;
+pub mod repair;
 pub mod retry;
 pub mod scheduler;
 pub mod simulator;

@@ -128,6 +128,46 @@ pub async fn reprioritise(
     Ok(())
 }
 
+/// Takes everything off the queue that waits for windows of these runs. An item that a living consumer holds stays until
+/// that is done with it, which is at once where the window is no longer to be fetched: a consumer whose items vanish takes
+/// itself for dead, and drops what else it has in hand.
+///
+/// # Errors
+/// If the database refuses.
+pub async fn remove(conn: &mut PgConnection, runs: &[i64]) -> sqlx::Result<u64> {
+    Ok(sqlx::query!(
+        "DELETE FROM apalis.jobs i USING harvest.windows w
+         WHERE w.run_id = ANY($1) AND i.job_type = 'tempo-harvest/' || w.source AND i.job = w.id::text::bytea
+           AND (i.status NOT IN ('Queued', 'Running')
+                OR NOT EXISTS (SELECT FROM apalis.workers k WHERE k.id = i.lock_by AND k.last_seen > now() - interval '30 seconds'))",
+        runs
+    )
+    .execute(conn)
+    .await?
+    .rows_affected())
+}
+
+/// Puts every queued window of these runs that has no item waiting on the queue, for when it is due.
+///
+/// # Errors
+/// If the database refuses.
+pub async fn put_back(conn: &mut PgConnection, runs: &[i64]) -> sqlx::Result<u64> {
+    Ok(sqlx::query!(
+        "INSERT INTO apalis.jobs (id, job_type, job, status, attempts, max_attempts, run_at, priority)
+         SELECT apalis.generate_ulid(), 'tempo-harvest/' || w.source, w.id::text::bytea, 'Pending', 0, 5,
+                CASE WHEN w.next_try_at > now() THEN w.next_try_at ELSE least(w.queue_at, now()) END, w.priority
+         FROM harvest.windows w
+         WHERE w.run_id = ANY($1) AND w.state = 'queued'
+           AND NOT EXISTS (SELECT FROM apalis.jobs waiting
+                           WHERE waiting.job_type = 'tempo-harvest/' || w.source AND waiting.status = 'Pending'
+                             AND waiting.job = w.id::text::bytea)",
+        runs
+    )
+    .execute(conn)
+    .await?
+    .rows_affected())
+}
+
 /// Puts back windows that are due, have nobody working on them and have no item waiting, unless another process is doing
 /// that. Returns how many.
 ///
@@ -145,9 +185,10 @@ pub async fn sweep(pool: &PgPool) -> sqlx::Result<u64> {
     }
     let put_back = sqlx::query!(
         "WITH due AS (
-             SELECT id, source, priority, queue_at FROM harvest.windows
-             WHERE (state = 'queued' AND next_try_at < now() - interval '2 seconds')
-                OR (state = 'running' AND lease_expires_at < now())
+             SELECT id, source, priority, queue_at FROM harvest.windows w
+             WHERE ((state = 'queued' AND next_try_at < now() - interval '2 seconds')
+                    OR (state = 'running' AND lease_expires_at < now()))
+               AND NOT EXISTS (SELECT FROM harvest.paused_runs p WHERE p.run_id = w.run_id)
          )
          INSERT INTO apalis.jobs (id, job_type, job, status, attempts, max_attempts, run_at, priority)
          SELECT apalis.generate_ulid(), 'tempo-harvest/' || due.source, due.id::text::bytea, 'Pending', 0, 5,

@@ -1,17 +1,31 @@
 //! What is collected, what is not, and why not: the ledger read for people and monitors.
+//!
+//! Which second has which reason is decided in [`crate::gaps`]; here the ledger is read for it.
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use sqlx::PgConnection;
 
 use crate::{
+    gaps::{Gap, Ledger, Polled, Reason},
     job::{self, SourceSpec},
     store::{
-        Look, datasets,
-        report::{self, DatasetState, Failed},
+        Look,
+        control::{self, PausedHere},
+        datasets,
+        report::{self, DatasetState, LaterLooks, Poll},
+        runs::Kind,
         sources, windows,
     },
-    window::{Window, WindowSet},
+    window::WindowSet,
 };
+
+/// How far back is added up what later looks found.
+const LATER_LOOKS_OF: TimeDelta = TimeDelta::hours(24);
+/// How many ticks a poll may be behind before that is a gap.
+const TICKS_BEHIND: i64 = 4;
+/// How old a second is when a poll looks at it, and how often it looks, unless its job file says so, seconds.
+const DELAY_S: i64 = 35;
+const EVERY_S: i64 = 15;
 
 /// A dataset: what was asked for, and what of it is there.
 #[derive(Debug, Clone)]
@@ -26,61 +40,48 @@ pub struct DatasetStatus {
     pub gaps: Vec<Gap>,
     /// Failed windows that leave a gap.
     pub failed_windows: usize,
+    /// How its polls keep up; `None` without any.
+    pub live: Option<Live>,
+    /// Paused jobs and runs.
+    pub paused: Vec<PausedHere>,
 }
 
-/// A stretch that was asked for and is not collected.
+/// How polls keep up.
+#[derive(Debug, Clone)]
+pub struct Live {
+    /// How far the end of what is collected lies behind the present, seconds; `None` before the first look.
+    pub behind_s: Option<i64>,
+    /// What the later looks of the last 24 hours found that an earlier look had missed.
+    pub later_looks: Vec<LaterLooks>,
+    /// Polls whose `lookback` was widened.
+    pub widened: Vec<Widened>,
+}
+
+/// A poll that looks back further than its job file says.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Gap {
-    /// The stretch.
-    pub window: Window,
-    /// Why.
-    pub reason: Reason,
-}
-
-/// Why a stretch is not collected.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Reason {
-    /// It is queued or being fetched.
-    InFlight,
-    /// The last attempt failed.
-    Failed {
-        /// The class of the error.
-        class: String,
-        /// The error.
-        error: String,
-        /// Attempts that failed.
-        attempts: i32,
-    },
-    /// Older than what the source keeps: nothing can fill it.
-    BeyondRetention,
-    /// Too young to be sealed yet: a later run collects it.
-    TooYoung,
-    /// Nothing has tried since it was asked for: cancelled, or too young then.
-    NeverTried,
-}
-
-impl Reason {
-    /// Its name in reports.
-    pub fn name(&self) -> &'static str {
-        match self {
-            Self::InFlight => "in flight",
-            Self::Failed { class, .. } if class == "irreducible" => "irreducible",
-            Self::Failed { .. } => "failed",
-            Self::BeyondRetention => "beyond retention",
-            Self::TooYoung => "too young",
-            Self::NeverTried => "never tried",
-        }
-    }
+pub struct Widened {
+    /// Its job.
+    pub job: String,
+    /// How far it looks back, seconds.
+    pub lookback_s: i64,
+    /// Since when.
+    pub at: Option<DateTime<Utc>>,
 }
 
 impl DatasetStatus {
-    /// Seconds asked for and not collected though they should be: not those that are too young or beyond retention.
+    /// Seconds asked for and not collected though they should be.
     pub fn missing_s(&self) -> i64 {
-        let missing = self
-            .gaps
-            .iter()
-            .filter(|gap| !matches!(gap.reason, Reason::BeyondRetention | Reason::TooYoung));
-        missing.map(|gap| gap.window.seconds()).sum()
+        self.seconds(Reason::is_missing)
+    }
+
+    /// Seconds that a poll has, and will look at again.
+    pub fn provisional_s(&self) -> i64 {
+        self.seconds(|reason| *reason == Reason::Provisional)
+    }
+
+    fn seconds(&self, of: impl Fn(&Reason) -> bool) -> i64 {
+        let gaps = self.gaps.iter().filter(|gap| of(&gap.reason));
+        gaps.map(|gap| gap.window.seconds()).sum()
     }
 }
 
@@ -95,33 +96,109 @@ pub async fn datasets(
 ) -> sqlx::Result<Vec<DatasetStatus>> {
     let mut statuses = Vec::new();
     for state in report::datasets(conn, name).await? {
-        let requested = report::requested(conn, &state.name).await?;
-        let in_flight = windows::in_flight(conn, &state.name, Look::Sealed).await?;
-        let covered = datasets::covered(conn, &state.name, Look::Sealed).await?;
-        let failed = report::failed(conn, &state.name).await?;
-        let kept_from = retention_s(conn, &state.source)
-            .await?
-            .map(|kept_s| now.timestamp() - kept_s);
-        let settled_until = now.timestamp() - report::settle_s(conn, &state.name).await?;
-        let limits = Limits {
-            kept_from,
-            settled_until,
-        };
-        let gaps = gaps(&requested, &covered, &in_flight, &failed, limits);
-        let missing = requested.minus(&covered);
-        let failed_windows = failed
-            .iter()
-            .filter(|failed| !missing.intersection(&failed.window.into()).is_empty())
-            .count();
-        statuses.push(DatasetStatus {
-            state,
-            requested,
-            covered,
-            gaps,
-            failed_windows,
-        });
+        statuses.push(of_dataset(conn, state, now).await?);
     }
     Ok(statuses)
+}
+
+async fn of_dataset(
+    conn: &mut PgConnection,
+    state: DatasetState,
+    now: DateTime<Utc>,
+) -> sqlx::Result<DatasetStatus> {
+    let polls = report::polls(conn, &state.name).await?;
+    let ledger = ledger(conn, &state.name, &state.source, &polls, now).await?;
+    let requested = ledger.requested();
+    let missing = requested.minus(&ledger.sealed);
+    let failed_windows = ledger
+        .failed
+        .iter()
+        .filter(|failed| !missing.intersection(&failed.window.into()).is_empty())
+        .count();
+    let live = if polls.is_empty() {
+        None
+    } else {
+        let [fresh, settled] = &ledger.provisional;
+        let there = fresh.union(settled).union(&ledger.sealed);
+        let edge = there.iter().next_back().map(|window| window.end());
+        Some(Live {
+            behind_s: edge.map(|edge| now.timestamp() - edge),
+            later_looks: report::later_looks(conn, &state.name, now - LATER_LOOKS_OF).await?,
+            widened: polls.iter().filter_map(widened).collect(),
+        })
+    };
+    Ok(DatasetStatus {
+        paused: control::paused_of(conn, &state.name).await?,
+        gaps: ledger.gaps(),
+        requested,
+        covered: ledger.sealed,
+        failed_windows,
+        live,
+        state,
+    })
+}
+
+fn widened(poll: &Poll) -> Option<Widened> {
+    Some(Widened {
+        job: poll.job.clone(),
+        lookback_s: poll.lookback_s?,
+        at: poll.lookback_widened_at,
+    })
+}
+
+/// What the ledger knows of a dataset. What is in flight is read first: a window that is finished between two reads then
+/// shows as covered, and not as a gap.
+///
+/// # Errors
+/// If the database refuses.
+pub async fn ledger(
+    conn: &mut PgConnection,
+    dataset: &str,
+    source: &str,
+    polls: &[Poll],
+    now: DateTime<Utc>,
+) -> sqlx::Result<Ledger> {
+    let now_s = now.timestamp();
+    let mut in_flight = WindowSet::default();
+    for look in Look::ALL {
+        in_flight = in_flight.union(&windows::in_flight(conn, dataset, look).await?);
+    }
+    let backfills = [Kind::Backfill];
+    Ok(Ledger {
+        backfilled: report::requested_by(conn, dataset, &backfills).await?,
+        polls: polls
+            .iter()
+            .map(|poll| Polled {
+                requested: poll.requested,
+                seal_after_s: poll.seal_after_s,
+                catch_up_s: poll.catch_up_s,
+                young_s: young_s(&poll.spec),
+            })
+            .collect(),
+        failed: report::failed(conn, dataset).await?,
+        provisional: [
+            datasets::covered(conn, dataset, Look::Fresh).await?,
+            datasets::covered(conn, dataset, Look::Settled).await?,
+        ],
+        sealed: datasets::covered(conn, dataset, Look::Sealed).await?,
+        in_flight,
+        deleted_before: None,
+        kept_from: retention_s(conn, source)
+            .await?
+            .map(|kept_s| now_s - kept_s),
+        settled_until: now_s - report::settle(conn, dataset).await?.backfills_s,
+        now: now_s,
+    })
+}
+
+/// How old a second may be before a poll has looked at it: the job file's `delay` and a few ticks.
+fn young_s(spec: &str) -> i64 {
+    let table: toml::Table = spec.parse().unwrap_or_default();
+    let seconds = |key: &str| {
+        let text = table.get("poll")?.get(key)?.as_str()?;
+        i64::try_from(job::parse_duration(text).ok()?.as_secs()).ok()
+    };
+    seconds("delay").unwrap_or(DELAY_S) + seconds("every").unwrap_or(EVERY_S) * TICKS_BEHIND
 }
 
 async fn retention_s(conn: &mut PgConnection, source: &str) -> sqlx::Result<Option<i64>> {
@@ -132,112 +209,17 @@ async fn retention_s(conn: &mut PgConnection, source: &str) -> sqlx::Result<Opti
         .and_then(|kept| i64::try_from(kept.as_secs()).ok()))
 }
 
-/// What can be collected at present.
-#[derive(Debug, Clone, Copy)]
-struct Limits {
-    /// The source has dropped what is older.
-    kept_from: Option<i64>,
-    /// What is younger cannot be sealed yet.
-    settled_until: i64,
-}
-
-/// Every second that was asked for and is not covered, with its reason. `failed` has the latest failure first.
-fn gaps(
-    requested: &WindowSet,
-    covered: &WindowSet,
-    in_flight: &WindowSet,
-    failed: &[Failed],
-    limits: Limits,
-) -> Vec<Gap> {
-    let mut left = requested.minus(covered);
-    let mut gaps = Vec::new();
-    let mut take = |left: &mut WindowSet, part: &WindowSet, reason: Reason| {
-        let taken = left.intersection(part);
-        *left = left.minus(&taken);
-        gaps.extend(taken.iter().map(|window| Gap {
-            window,
-            reason: reason.clone(),
-        }));
-    };
-    take(&mut left, in_flight, Reason::InFlight);
-    if let Some(kept_from) = limits.kept_from {
-        let old = WindowSet::from_iter(Window::new(i64::MIN / 4, kept_from));
-        take(&mut left, &old, Reason::BeyondRetention);
-    }
-    let young = left.minus(&WindowSet::from_iter(Window::new(
-        i64::MIN / 4,
-        limits.settled_until,
-    )));
-    take(&mut left, &young, Reason::TooYoung);
-    for failure in failed {
-        if left.is_empty() {
-            break;
-        }
-        let reason = Reason::Failed {
-            class: failure.class.clone(),
-            error: failure.error.clone(),
-            attempts: failure.attempts,
-        };
-        take(&mut left, &failure.window.into(), reason);
-    }
-    let rest = left.clone();
-    take(&mut left, &rest, Reason::NeverTried);
-    gaps.sort_by_key(|gap| gap.window);
-    // Neighbours with one reason are one gap.
-    let mut joined: Vec<Gap> = Vec::with_capacity(gaps.len());
-    for gap in gaps {
-        match joined.last_mut() {
-            Some(last) if last.reason == gap.reason && last.window.end() == gap.window.start() => {
-                last.window = last.window.until(gap.window);
-            }
-            _ => joined.push(gap),
-        }
-    }
-    joined
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn set(start: i64, end: i64) -> WindowSet {
-        Window::new(start, end).into_iter().collect()
-    }
-
     #[test]
-    fn every_missing_second_has_one_reason_and_the_latest_failure_counts() {
-        let failure = |start, end, error: &str| Failed {
-            window: Window::new(start, end).unwrap(),
-            class: "passing".to_owned(),
-            error: error.to_owned(),
-            attempts: 10,
-            at: DateTime::UNIX_EPOCH,
-        };
-        let failed = [failure(50, 60, "new"), failure(40, 60, "old")];
-        let gaps = gaps(
-            &set(0, 100),
-            &set(60, 100),
-            &set(30, 40),
-            &failed,
-            Limits {
-                kept_from: Some(10),
-                settled_until: 1_000,
-            },
-        );
-        let seen: Vec<(i64, i64, &str)> = gaps
-            .iter()
-            .map(|gap| (gap.window.start(), gap.window.end(), gap.reason.name()))
-            .collect();
+    fn a_poll_is_young_for_its_delay_and_a_few_ticks() {
         assert_eq!(
-            seen,
-            [
-                (0, 10, "beyond retention"),
-                (10, 30, "never tried"),
-                (30, 40, "in flight"),
-                (40, 50, "failed"),
-                (50, 60, "failed")
-            ]
+            young_s("name = \"live\"\n[poll]\nevery = \"1m\"\ndelay = \"50s\"\n"),
+            290
         );
-        assert!(matches!(&gaps[4].reason, Reason::Failed { error, .. } if error == "new"));
+        assert_eq!(young_s("[poll]\ndelay = \"${DELAY}\"\n"), 95);
+        assert_eq!(young_s("no TOML"), 95);
     }
 }

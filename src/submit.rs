@@ -9,8 +9,11 @@ use crate::{
     plan::{self, Plan},
     store::{
         Holder, Look,
+        control::{self, Paused},
         datasets::{self, Fingerprint, Match},
-        report, runs, sources,
+        report,
+        runs::{self, Kind, NewRun},
+        sources,
         windows::{self, Origin},
     },
     window::{Window, WindowSet},
@@ -48,6 +51,18 @@ pub enum SubmitError {
         was: String,
         /// As the job has it.
         is: String,
+    },
+    /// It would wait for ever.
+    #[error(
+        "job `{job}` is paused since {} by {}: `tempo-harvest resume {job}` first",
+        crate::control::at(.paused),
+        .paused.by
+    )]
+    Paused {
+        /// The job.
+        job: String,
+        /// Since when, and by whom.
+        paused: Paused,
     },
     /// The database refuses.
     #[error(transparent)]
@@ -126,7 +141,7 @@ pub async fn preview(
 /// was never asked for before is remembered as asked for even if there is nothing to fetch, so that its gaps are known.
 ///
 /// # Errors
-/// If the dataset was collected with something else, or the database refuses; then nothing was changed.
+/// If the dataset was collected with something else, the job is paused, or the database refuses; then nothing was changed.
 pub async fn submit(
     conn: &mut PgConnection,
     submission: &Submission<'_>,
@@ -135,6 +150,15 @@ pub async fn submit(
     let dataset = job.dataset.as_str();
     let mut tx = conn.begin().await?;
     register(&mut tx, job).await?;
+    if let Some(paused) = control::job(&mut tx, &job.name)
+        .await?
+        .and_then(|row| row.paused)
+    {
+        return Err(SubmitError::Paused {
+            job: job.name.clone(),
+            paused,
+        });
+    }
     let (covered, in_flight) = ledger(&mut tx, dataset).await?;
     let plan = planned(submission, &covered, &in_flight);
     let mut run_id = None;
@@ -143,16 +167,16 @@ pub async fn submit(
         .minus(&asked)
         .is_empty();
     if !plan.windows.is_empty() || !remembered {
-        let id = runs::insert(
-            &mut tx,
-            &job.name,
+        let run = NewRun {
+            job: &job.name,
             dataset,
-            submission.requested,
-            submission.settle_s,
-            submission.command,
-            submission.holder,
-        )
-        .await?;
+            kind: Kind::Backfill,
+            requested: submission.requested,
+            settle_s: submission.settle_s,
+            command: submission.command,
+            holder: submission.holder,
+        };
+        let id = runs::insert(&mut tx, &run).await?;
         let origin = Origin {
             run_id: id,
             dataset,

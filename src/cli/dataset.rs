@@ -1,11 +1,12 @@
 //! `dataset rm` and `dataset reset`: the only commands that delete traces.
 
-use std::io::{BufRead, IsTerminal, Write};
+use std::io::Write;
 
 use sqlx::Connection;
 
 use super::{
     Exit, UsageError,
+    confirm::confirmed,
     database::{self, Database, Otherwise},
 };
 use crate::store::datasets;
@@ -61,17 +62,9 @@ async fn delete(database: &Database, args: &Args, definition: bool) -> anyhow::R
         contents.covered_s / 3_600,
         contents.open_windows
     );
-    if !args.yes {
-        if !std::io::stdin().is_terminal() {
-            return Err(UsageError(format!("{what}: this deletes them; say --yes")).into());
-        }
-        eprint!("{what}\ndelete? [y/N] ");
-        let mut answer = String::new();
-        std::io::stdin().lock().read_line(&mut answer)?;
-        if !matches!(answer.trim(), "y" | "Y" | "yes") {
-            eprintln!("nothing deleted");
-            return Ok(Exit::Failed);
-        }
+    if !confirmed(&what, "this deletes them", args.yes)? {
+        eprintln!("nothing deleted");
+        return Ok(Exit::Failed);
     }
     let mut tx = conn.begin().await?;
     datasets::lock_for_planning(&mut tx, name).await?;

@@ -9,7 +9,8 @@ use super::{
     database::{self, Database, Otherwise},
 };
 use crate::{
-    status::{self, Gap, Reason},
+    gaps::{Gap, Reason},
+    status,
     window::rfc3339,
 };
 
@@ -77,6 +78,14 @@ pub(super) async fn run(args: Args) -> anyhow::Result<Exit> {
                     gap.reason.name()
                 )?;
             }
+        }
+    }
+    for status in &statuses {
+        if status.gaps.iter().any(|gap| gap.reason.is_repairable()) {
+            eprintln!(
+                "to fetch what could be there: tempo-harvest repair {}",
+                status.state.name
+            );
         }
     }
     let missing = statuses.iter().any(|status| status.missing_s() > 0);

@@ -113,9 +113,6 @@ impl JobArgs {
         now: DateTime<Utc>,
     ) -> Result<Window, UsageError> {
         let settled_edge = (now.timestamp() - settle_s).div_euclid(window_s) * window_s;
-        let instant = |name: &str, text: &str| {
-            job::parse_instant(text, now).map_err(|error| UsageError(format!("{name} {error}")))
-        };
         if let Some(last) = &self.last {
             let length = job::parse_duration(last)
                 .map_err(|error| UsageError(format!("--last {error}")))
@@ -126,9 +123,9 @@ impl JobArgs {
                 .ok_or_else(|| UsageError(format!("--last `{last}` is empty")));
         }
         if let Some(from) = &self.from {
-            let start = instant("--from", from)?.timestamp();
+            let start = instant("--from", from, now)?;
             let end = match &self.to {
-                Some(to) => instant("--to", to)?.timestamp(),
+                Some(to) => instant("--to", to, now)?,
                 None => settled_edge,
             };
             if end > now.timestamp() {
@@ -209,6 +206,35 @@ pub(super) fn to_schedule(
     Ok(Ok(jobs))
 }
 
+/// An instant on the command line, Unix seconds.
+fn instant(name: &str, text: &str, now: DateTime<Utc>) -> Result<i64, UsageError> {
+    let instant = job::parse_instant(text, now);
+    instant
+        .map(|at| at.timestamp())
+        .map_err(|error| UsageError(format!("{name} {error}")))
+}
+
+/// The range between two instants on the command line; without one it is open there.
+pub(super) fn bounds(
+    from: Option<&str>,
+    to: Option<&str>,
+    now: DateTime<Utc>,
+) -> Result<Window, UsageError> {
+    let bound = |name, text: Option<&str>, open: i64| match text {
+        Some(text) => instant(name, text, now),
+        None => Ok(open),
+    };
+    let start = bound("--from", from, i64::MIN / 4)?;
+    let end = bound("--to", to, i64::MAX / 4)?;
+    Window::new(start, end).ok_or_else(|| {
+        UsageError(format!(
+            "--from must be before --to, but --from is {} and --to is {}",
+            rfc3339(start),
+            rfc3339(end)
+        ))
+    })
+}
+
 /// A source is its name: two jobs must not mean two servers by one.
 fn refuse_another_definition<'a>(
     mut others: impl Iterator<Item = &'a Job>,
@@ -287,6 +313,7 @@ pub(super) fn refused(job: &Job, error: SubmitError) -> anyhow::Error {
             };
             UsageError(job.refusal(key, error.to_string()).to_string()).into()
         }
+        SubmitError::Paused { .. } => UsageError(error.to_string()).into(),
         SubmitError::Database(error) => error.into(),
     }
 }

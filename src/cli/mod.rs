@@ -6,8 +6,12 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
+use crate::{control::ControlError, repair::RepairError};
+
+mod cancel;
 mod check;
 mod completions;
+mod confirm;
 mod database;
 mod dataset;
 mod db;
@@ -19,9 +23,14 @@ mod jobs;
 mod local_postgres_supervisor;
 mod logging;
 mod migrate;
+mod pause;
 mod plan;
 mod progress;
+mod refetch;
+mod repair;
+mod resume;
 mod run;
+mod runs;
 mod schema;
 mod status;
 mod submit;
@@ -50,6 +59,30 @@ impl From<Exit> for ExitCode {
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct UsageError(pub String);
+
+/// An error that is the user's to mend, unless it is the database's.
+trait Refusal: std::error::Error + Send + Sync + 'static {
+    fn is_of_database(&self) -> bool;
+}
+
+impl Refusal for ControlError {
+    fn is_of_database(&self) -> bool {
+        matches!(self, Self::Database(_))
+    }
+}
+
+impl Refusal for RepairError {
+    fn is_of_database(&self) -> bool {
+        matches!(self, Self::Database(_))
+    }
+}
+
+fn usage(error: impl Refusal) -> anyhow::Error {
+    match error.is_of_database() {
+        true => error.into(),
+        false => UsageError(error.to_string()).into(),
+    }
+}
 
 const EXIT_CODES: &str = "Exit codes: 0 complete, 1 failed, 2 wrong usage or job file, 3 gaps remain.\n\
     The database is DATABASE_URL; `run`, `plan`, `doctor` and `db` fall back on a private local PostgreSQL, the rest uses it with --local.";
@@ -90,6 +123,18 @@ enum Command {
     Status(status::Args),
     /// List what was asked for and is not collected, with reasons
     Gaps(gaps::Args),
+    /// Show what was submitted, by whom and when, and what came of it
+    Runs(runs::Args),
+    /// Put what is missing on the queue again
+    Repair(repair::Args),
+    /// Fetch again what is covered
+    Refetch(refetch::Args),
+    /// Stop fetching for a job or a run, until `resume`
+    Pause(pause::Args),
+    /// Let a paused job or run go on
+    Resume(resume::Args),
+    /// Give up what is left of a run, or of all runs of a job
+    Cancel(cancel::Args),
     /// Remove a dataset, or forget what it holds
     #[command(subcommand)]
     Dataset(dataset::Command),
@@ -167,6 +212,12 @@ async fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         Command::Run(args) => run::run(args).await?,
         Command::Status(args) => status::run(args).await?,
         Command::Gaps(args) => gaps::run(args).await?,
+        Command::Runs(args) => runs::run(args).await?,
+        Command::Repair(args) => repair::run(args).await?,
+        Command::Refetch(args) => refetch::run(args).await?,
+        Command::Pause(args) => pause::run(args).await?,
+        Command::Resume(args) => resume::run(args).await?,
+        Command::Cancel(args) => cancel::run(args).await?,
         Command::Dataset(command) => dataset::run(command).await?,
         Command::Migrate(args) => migrate::run(args).await?,
         Command::Db(args) => return db::run(args).await,

@@ -104,6 +104,12 @@ impl Display {
         if progress.windows_failed > 0 {
             line += &format!(", {} failed", progress.windows_failed);
         }
+        if progress.windows_paused > 0 {
+            line += &format!(
+                ", {} paused until `tempo-harvest resume`",
+                progress.windows_paused
+            );
+        }
         if progress.done_s > 0 && progress.open_s > 0 {
             let left = seconds * progress.open_s as f64 / progress.done_s as f64;
             line += &format!(

@@ -9,15 +9,16 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Exit,
+    Exit, UsageError,
     database::{self, Database, Otherwise},
     jobs::{self, Target},
     progress::Display,
 };
 use crate::{
+    control,
     plan::Plan,
     store::{
-        Holder, Look, datasets,
+        self, Holder, Look, datasets,
         runs::{self, Progress},
         windows,
     },
@@ -114,6 +115,7 @@ pub(super) async fn run_targets(
         let mut conn = database.pool.acquire().await?;
         since = database_time(&mut conn).await?;
         for target in targets {
+            refuse_paused(&mut conn, target).await?;
             let submission = target.submission(command, &holder, now);
             let (plan, run_id) = submit::submit(&mut conn, &submission)
                 .await
@@ -163,6 +165,29 @@ pub(super) async fn run_targets(
         }
     }
     waited
+}
+
+/// Windows of a paused run in the range would be waited for in vain.
+async fn refuse_paused(conn: &mut sqlx::PgConnection, target: &Target) -> anyhow::Result<()> {
+    let dataset = &target.job.dataset;
+    let Some(here) =
+        store::control::paused_in(conn, dataset, Look::Sealed, target.requested).await?
+    else {
+        return Ok(());
+    };
+    let (what, name) = match here.run {
+        Some(run) => (format!("run {run}"), run.to_string()),
+        // Submitting refuses that by itself.
+        None if here.job == target.job.name => return Ok(()),
+        None => (format!("job `{}`", here.job), here.job),
+    };
+    Err(UsageError(format!(
+        "job `{}`: windows of this range wait for {what}, which is paused since {} by {}: `tempo-harvest resume {name}` first",
+        target.job.name,
+        control::at(&here.paused),
+        here.paused.by
+    ))
+    .into())
 }
 
 /// Resolves only when the worker ends by itself, which it should not.

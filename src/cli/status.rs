@@ -10,7 +10,9 @@ use super::{
     database::{self, Database, Otherwise},
 };
 use crate::{
-    status::{self, DatasetStatus},
+    control,
+    status::{self, DatasetStatus, Live},
+    store::report::LaterLooks,
     window::rfc3339,
 };
 
@@ -45,6 +47,17 @@ struct Json {
     windows_running: i64,
     windows_failed: usize,
     last_done_at: Option<String>,
+    live: Option<LiveJson>,
+    paused: Vec<serde_json::Value>,
+}
+
+/// How polls keep up.
+#[derive(Serialize)]
+struct LiveJson {
+    behind_s: Option<i64>,
+    provisional_s: i64,
+    later_looks_24h: Vec<LaterLooks>,
+    lookback_widened: Vec<serde_json::Value>,
 }
 
 /// Runs the command.
@@ -106,6 +119,30 @@ fn as_json(status: &DatasetStatus) -> Json {
         last_done_at: state
             .last_done_at
             .map(|at| at.to_rfc3339_opts(SecondsFormat::Secs, true)),
+        live: status.live.as_ref().map(|live| LiveJson {
+            behind_s: live.behind_s,
+            provisional_s: status.provisional_s(),
+            later_looks_24h: live.later_looks.clone(),
+            lookback_widened: live
+                .widened
+                .iter()
+                .map(|widened| {
+                    serde_json::json!({
+                        "job": widened.job, "lookback_s": widened.lookback_s,
+                        "at": widened.at.map(|at| rfc3339(at.timestamp())),
+                    })
+                })
+                .collect(),
+        }),
+        paused: status
+            .paused
+            .iter()
+            .map(|here| {
+                serde_json::json!({
+                    "job": here.job, "run": here.run, "since": control::at(&here.paused), "by": here.paused.by,
+                })
+            })
+            .collect(),
     }
 }
 
@@ -154,6 +191,21 @@ fn print(out: &mut impl Write, status: &DatasetStatus) -> std::io::Result<()> {
             state.queued, state.running
         )?;
     }
+    if let Some(live) = &status.live {
+        print_live(out, live, status.provisional_s())?;
+    }
+    for here in &status.paused {
+        let what = match here.run {
+            Some(run) => format!("run {run} of job {}", here.job),
+            None => format!("job {}", here.job),
+        };
+        writeln!(
+            out,
+            "  {what} is paused since {} by {}",
+            control::at(&here.paused),
+            here.paused.by
+        )?;
+    }
     if status.missing_s() > 0 {
         writeln!(
             out,
@@ -161,6 +213,38 @@ fn print(out: &mut impl Write, status: &DatasetStatus) -> std::io::Result<()> {
             status.missing_s(),
             status.failed_windows,
             state.name
+        )?;
+    }
+    Ok(())
+}
+
+fn print_live(out: &mut impl Write, live: &Live, provisional_s: i64) -> std::io::Result<()> {
+    match live.behind_s {
+        Some(behind_s) => writeln!(
+            out,
+            "  live edge {behind_s} s behind now; {provisional_s} s provisional, to be looked at again"
+        )?,
+        None => writeln!(out, "  live edge: nothing polled yet")?,
+    }
+    for looks in &live.later_looks {
+        let look = match looks.after.as_str() {
+            "fresh" => "the settled look",
+            _ => "the sealing look",
+        };
+        writeln!(
+            out,
+            "  in 24 h {look} added {} traces and improved {}, of {}",
+            looks.new, looks.improved, looks.traces
+        )?;
+    }
+    for widened in &live.widened {
+        let since = widened.at.map_or_else(String::new, |at| {
+            format!(" since {}", rfc3339(at.timestamp()))
+        });
+        writeln!(
+            out,
+            "  lookback of job {} is widened to {} s{since}: late spans came later than it looked",
+            widened.job, widened.lookback_s
         )?;
     }
     Ok(())

@@ -14,7 +14,7 @@ use super::{
 use crate::{
     job::Job,
     scheduler::Scheduler,
-    store::{Holder, sources, windows},
+    store::{Holder, control, sources, windows},
     worker::{AtHand, Unusable, Worker},
 };
 
@@ -108,7 +108,15 @@ async fn work(database: &Database, args: &Args, jobs: Vec<Job>) -> anyhow::Resul
     }
     scheduling.await?;
     if args.drain {
-        let failed = windows::failed_since(&mut *database.pool.acquire().await?, since).await?;
+        let mut conn = database.pool.acquire().await?;
+        let paused = control::paused_windows(&mut conn).await?;
+        if paused > 0 {
+            eprintln!(
+                "{paused} windows are paused: tempo-harvest status says since when, and by whom"
+            );
+            exit = Exit::Gaps;
+        }
+        let failed = windows::failed_since(&mut conn, since).await?;
         if failed > 0 {
             eprintln!("{failed} windows failed: tempo-harvest gaps says why");
             exit = Exit::Gaps;

@@ -16,7 +16,7 @@ use crate::{
     split::Piece,
     store::{
         Holder, sources, traces,
-        windows::{self, Claimed, ErrorClass, Figures, FinishError, Setback},
+        windows::{self, Claimed, ErrorClass, Figures, FinishError, Renewal, Setback},
     },
     tempo::{Class, Client, Failure, wire::TraceSummary},
 };
@@ -69,7 +69,7 @@ enum Outcome {
     Irreducible(String),
     /// Its answers do not count yet.
     NotYet { wait: Duration, why: String },
-    /// This process is to stop.
+    /// This process is to stop, or the window is paused.
     Stopped,
     /// Somebody else has it now, or it was cancelled.
     Lost,
@@ -163,15 +163,17 @@ impl Harvester {
         .await
     }
 
-    /// Renews the lease for as long as it is polled. Ends only when the lease is lost.
+    /// Renews the lease for as long as it is polled. Ends only when the lease is lost, or the window is paused: what is
+    /// being asked for then is given up, and nothing more is asked.
     async fn keep_lease(&self, claimed: &Claimed) -> Outcome {
         loop {
             tokio::time::sleep(windows::RENEW_EVERY).await;
             let renewed =
                 async { windows::renew(&mut *self.pool.acquire().await?, claimed.lease).await };
             match renewed.await {
-                Ok(true) => {}
-                Ok(false) => return Outcome::Lost,
+                Ok(Renewal::Held) => {}
+                Ok(Renewal::Paused) => return Outcome::Stopped,
+                Ok(Renewal::Lost) => return Outcome::Lost,
                 // The lease outlasts several renewals; storing checks it anyway.
                 Err(error) => tracing::debug!(%error, "cannot renew a lease"),
             }

@@ -3,7 +3,7 @@
 use chrono::{DateTime, Utc};
 use sqlx::{Connection, PgConnection};
 
-use super::Look;
+use super::{Look, control};
 use crate::window::{Window, WindowSet};
 
 /// What makes two collections the same: coverage of one is coverage of the other.
@@ -184,19 +184,10 @@ pub async fn record(
 /// # Errors
 /// If the database refuses.
 pub async fn restart_coverage(conn: &mut PgConnection, dataset: &str) -> sqlx::Result<()> {
-    // Again until there are none: a window that is being split meanwhile has pieces that the first time did not see.
-    loop {
-        let cancelled = sqlx::query!(
-            "UPDATE harvest.windows SET state = 'cancelled', lease_holder = NULL, lease_expires_at = NULL, finished_at = now()
-             WHERE dataset = $1 AND state IN ('queued', 'running')",
-            dataset
-        )
-        .execute(&mut *conn)
+    let runs = sqlx::query_scalar!("SELECT id FROM harvest.runs WHERE dataset = $1", dataset)
+        .fetch_all(&mut *conn)
         .await?;
-        if cancelled.rows_affected() == 0 {
-            break;
-        }
-    }
+    control::cancel_windows(&mut *conn, &runs).await?;
     sqlx::query!("DELETE FROM harvest.coverage WHERE dataset = $1", dataset)
         .execute(conn)
         .await?;

@@ -14,8 +14,10 @@ use sqlx::{
 use crate::container;
 pub use crate::plan::Look;
 
+pub mod control;
 pub mod datasets;
 pub mod fetches;
+pub mod history;
 pub mod polls;
 pub mod report;
 pub mod runs;
@@ -270,6 +272,14 @@ impl Holder {
     /// The name.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// The name with the user's before it, where the environment has one: who submitted, paused or cancelled something.
+    pub fn who(&self) -> String {
+        match std::env::var("USER") {
+            Ok(user) if !user.is_empty() => format!("{user}@{}", self.0),
+            _ => self.0.clone(),
+        }
     }
 }
 

@@ -6,6 +6,7 @@ use sqlx::{PgConnection, postgres::types::PgRange};
 
 use super::{
     Holder, Look,
+    runs::{self, Kind, NewRun},
     windows::{LIVE_PRIORITY, window_of},
 };
 use crate::{
@@ -103,16 +104,16 @@ pub async fn begin(
     holder: &Holder,
 ) -> sqlx::Result<PollRun> {
     end(&mut *conn, job).await?;
-    let id = sqlx::query_scalar!(
-        "INSERT INTO harvest.runs (job, dataset, requested, settle_s, command, submitted_by, kind)
-         VALUES ($1, $2, $3, 0, 'work', $4, 'poll') RETURNING id",
+    let run = NewRun {
         job,
         dataset,
-        range(requested),
-        holder.as_str()
-    )
-    .fetch_one(conn)
-    .await?;
+        kind: Kind::Poll,
+        requested,
+        settle_s: 0,
+        command: "work",
+        holder,
+    };
+    let id = runs::insert(conn, &run).await?;
     Ok(PollRun {
         id,
         from_s: requested.start(),

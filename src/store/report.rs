@@ -1,9 +1,9 @@
-//! What `status` and `gaps` read: datasets, what of them is covered, and why the rest is not.
+//! What `status`, `gaps` and `repair` read: datasets, what was asked of them, and why some of it is not there.
 
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 
-use super::windows::window_of;
+use super::{Look, runs::Kind, windows::window_of};
 use crate::window::{Window, WindowSet};
 
 /// A dataset at a glance.
@@ -69,15 +69,31 @@ pub async fn datasets(
         .collect())
 }
 
-/// Everything that was ever asked for of a dataset, cancelled submissions left out.
+/// Everything that was ever asked for of a dataset, cancelled submissions left out. Repairs and refetches ask for nothing
+/// that was not asked for before.
 ///
 /// # Errors
 /// If the database refuses.
 pub async fn requested(conn: &mut PgConnection, dataset: &str) -> sqlx::Result<WindowSet> {
+    requested_by(conn, dataset, &[Kind::Backfill, Kind::Poll]).await
+}
+
+/// What runs of these kinds asked for of a dataset, cancelled ones left out.
+///
+/// # Errors
+/// If the database refuses.
+pub async fn requested_by(
+    conn: &mut PgConnection,
+    dataset: &str,
+    kinds: &[Kind],
+) -> sqlx::Result<WindowSet> {
+    let kinds: Vec<String> = kinds.iter().map(|kind| kind.name().to_owned()).collect();
     let rows = sqlx::query!(
         r#"SELECT lower(range) AS "start!: DateTime<Utc>", upper(range) AS "end!: DateTime<Utc>"
-           FROM (SELECT unnest(range_agg(requested)) AS range FROM harvest.runs WHERE dataset = $1 AND state <> 'cancelled') asked"#,
-        dataset
+           FROM (SELECT unnest(range_agg(requested)) AS range FROM harvest.runs
+                 WHERE dataset = $1 AND state <> 'cancelled' AND kind = ANY($2)) asked"#,
+        dataset,
+        &kinds
     )
     .fetch_all(conn)
     .await?;
@@ -87,16 +103,115 @@ pub async fn requested(conn: &mut PgConnection, dataset: &str) -> sqlx::Result<W
         .collect())
 }
 
-/// How far behind the present the submissions of a dataset stay at most, seconds.
+/// How far behind the present a dataset's submissions stay, seconds.
+#[derive(Debug, Clone, Copy)]
+pub struct Settle {
+    /// The most of its backfills: what is younger they could not collect yet.
+    pub backfills_s: i64,
+    /// The most of all: what is older can be sealed.
+    pub all_s: i64,
+}
+
+/// How far behind the present a dataset's submissions stay, cancelled ones left out; an hour where there are none.
 ///
 /// # Errors
 /// If the database refuses.
-pub async fn settle_s(conn: &mut PgConnection, dataset: &str) -> sqlx::Result<i64> {
-    sqlx::query_scalar!(
-        r#"SELECT coalesce(max(settle_s), 0) AS "settle_s!" FROM harvest.runs WHERE dataset = $1"#,
+pub async fn settle(conn: &mut PgConnection, dataset: &str) -> sqlx::Result<Settle> {
+    sqlx::query_as!(
+        Settle,
+        r#"SELECT coalesce(max(settle_s) FILTER (WHERE kind = 'backfill'), 3600) AS "backfills_s!",
+                  coalesce(max(settle_s) FILTER (WHERE kind IN ('backfill', 'poll')), 3600) AS "all_s!"
+           FROM harvest.runs WHERE dataset = $1 AND state <> 'cancelled'"#,
         dataset
     )
     .fetch_one(conn)
+    .await
+}
+
+/// A poll that was not cancelled.
+#[derive(Debug, Clone)]
+pub struct Poll {
+    /// Its job.
+    pub job: String,
+    /// What it asked for so far.
+    pub requested: Window,
+    /// How old a second is when it is sealed, seconds.
+    pub seal_after_s: i64,
+    /// How far back it fills in what was missed, seconds.
+    pub catch_up_s: Option<i64>,
+    /// The job file's text.
+    pub spec: String,
+    /// `lookback` in seconds, if it was widened.
+    pub lookback_s: Option<i64>,
+    /// When it was last widened.
+    pub lookback_widened_at: Option<DateTime<Utc>>,
+}
+
+/// The polls of a dataset.
+///
+/// # Errors
+/// If the database refuses.
+pub async fn polls(conn: &mut PgConnection, dataset: &str) -> sqlx::Result<Vec<Poll>> {
+    let rows = sqlx::query!(
+        r#"SELECT r.job, lower(r.requested) AS "start!", upper(r.requested) AS "end!", r.settle_s, r.catch_up_s, j.spec, j.lookback_s,
+                  j.lookback_widened_at
+           FROM harvest.runs r JOIN harvest.jobs j ON j.name = r.job
+           WHERE r.dataset = $1 AND r.kind = 'poll' AND r.state <> 'cancelled' ORDER BY r.id"#,
+        dataset
+    )
+    .fetch_all(conn)
+    .await?;
+    Ok(rows
+        .into_iter()
+        .filter_map(|row| {
+            Some(Poll {
+                job: row.job,
+                requested: window_of(row.start, row.end)?,
+                seal_after_s: row.settle_s,
+                catch_up_s: row.catch_up_s,
+                spec: row.spec,
+                lookback_s: row.lookback_s,
+                lookback_widened_at: row.lookback_widened_at,
+            })
+        })
+        .collect())
+}
+
+/// What the later looks at a dataset found that an earlier look had missed.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct LaterLooks {
+    /// The look that had missed it: fresh or settled.
+    pub after: String,
+    /// Windows looked at again.
+    pub windows: i64,
+    /// Traces they brought.
+    pub traces: i64,
+    /// Of these, traces that were not there.
+    pub new: i64,
+    /// Of these, traces that were there, and are more complete now.
+    pub improved: i64,
+}
+
+/// What later looks found since a moment, by the look that had missed it.
+///
+/// # Errors
+/// If the database refuses.
+pub async fn later_looks(
+    conn: &mut PgConnection,
+    dataset: &str,
+    since: DateTime<Utc>,
+) -> sqlx::Result<Vec<LaterLooks>> {
+    sqlx::query_as!(
+        LaterLooks,
+        r#"SELECT earlier_look AS "after!", count(*) AS "windows!", sum(returned)::bigint AS "traces!",
+                  sum(stored_new)::bigint AS "new!", sum(improved)::bigint AS "improved!"
+           FROM harvest.windows
+           WHERE dataset = $1 AND state = 'done' AND earlier_look IS NOT NULL AND finished_at >= $2
+           GROUP BY earlier_look ORDER BY earlier_look"#,
+        dataset,
+        since
+    )
+    .fetch_all(conn)
     .await
 }
 
@@ -105,6 +220,8 @@ pub async fn settle_s(conn: &mut PgConnection, dataset: &str) -> sqlx::Result<i6
 pub struct Failed {
     /// Its span.
     pub window: Window,
+    /// What its being done would have counted as.
+    pub look: Look,
     /// The class of its error.
     pub class: String,
     /// Its error.
@@ -121,7 +238,7 @@ pub struct Failed {
 /// If the database refuses.
 pub async fn failed(conn: &mut PgConnection, dataset: &str) -> sqlx::Result<Vec<Failed>> {
     let rows = sqlx::query!(
-        r#"SELECT lower(span) AS "start!", upper(span) AS "end!", coalesce(error_class, 'passing') AS "class!",
+        r#"SELECT lower(span) AS "start!", upper(span) AS "end!", look, coalesce(error_class, 'passing') AS "class!",
                   coalesce(last_error, 'unknown') AS "error!", attempts + throttled AS "attempts!", finished_at AS "at!"
            FROM harvest.windows WHERE dataset = $1 AND state = 'failed' ORDER BY finished_at DESC, id DESC"#,
         dataset
@@ -133,6 +250,7 @@ pub async fn failed(conn: &mut PgConnection, dataset: &str) -> sqlx::Result<Vec<
         .filter_map(|row| {
             Some(Failed {
                 window: window_of(row.start, row.end)?,
+                look: Look::from_name(&row.look)?,
                 class: row.class,
                 error: row.error,
                 attempts: row.attempts,

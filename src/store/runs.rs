@@ -3,41 +3,108 @@
 use chrono::{DateTime, Utc};
 use sqlx::{PgConnection, postgres::types::PgRange};
 
-use super::Holder;
+use super::{
+    Holder,
+    control::{self, JobRow},
+};
 use crate::window::Window;
 
-fn range(window: Window) -> PgRange<DateTime<Utc>> {
+/// A window as the ledger writes it.
+pub(super) fn range(window: Window) -> PgRange<DateTime<Utc>> {
     let at = |second| DateTime::from_timestamp(second, 0).unwrap_or(DateTime::<Utc>::MAX_UTC);
     (at(window.start())..at(window.end())).into()
 }
 
-/// Records a submission.
+/// What a run is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// The range of a job, or of the command line.
+    Backfill,
+    /// What is new, tick after tick.
+    Poll,
+    /// The gaps.
+    Repair,
+    /// Again what was covered.
+    Refetch,
+}
+
+impl Kind {
+    /// Its name in the ledger.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Backfill => "backfill",
+            Self::Poll => "poll",
+            Self::Repair => "repair",
+            Self::Refetch => "refetch",
+        }
+    }
+}
+
+/// A submission.
+#[derive(Debug, Clone, Copy)]
+pub struct NewRun<'a> {
+    /// The job.
+    pub job: &'a str,
+    /// The dataset it fills.
+    pub dataset: &'a str,
+    /// What it is for.
+    pub kind: Kind,
+    /// The range asked for.
+    pub requested: Window,
+    /// How far behind the present it stays, seconds.
+    pub settle_s: i64,
+    /// The command that submits it.
+    pub command: &'a str,
+    /// This process.
+    pub holder: &'a Holder,
+}
+
+/// Records a submission. Returns its number.
 ///
 /// # Errors
 /// If the database refuses.
-pub async fn insert(
-    conn: &mut PgConnection,
-    job: &str,
-    dataset: &str,
-    requested: Window,
-    settle_s: i64,
-    command: &str,
-    holder: &Holder,
-) -> sqlx::Result<i64> {
+pub async fn insert(conn: &mut PgConnection, run: &NewRun<'_>) -> sqlx::Result<i64> {
     sqlx::query_scalar!(
-        "INSERT INTO harvest.runs (job, dataset, requested, settle_s, command, submitted_by) VALUES ($1, $2, $3, $4, $5, $6) RETURNING id",
-        job,
-        dataset,
-        range(requested),
-        settle_s,
-        command,
-        holder.as_str()
+        "INSERT INTO harvest.runs (job, dataset, kind, requested, settle_s, command, submitted_by)
+         VALUES ($1, $2, $3, $4, $5, $6, $7) RETURNING id",
+        run.job,
+        run.dataset,
+        run.kind.name(),
+        range(run.requested),
+        run.settle_s,
+        run.command,
+        run.holder.who()
     )
     .fetch_one(conn)
     .await
 }
 
-/// Ends runs that have no open window left: complete, or failed with the error of a window that failed.
+/// The job that a new run for a dataset may belong to: the one of this name if it fills the dataset, else one that is not
+/// paused, else any; `None` if there is none.
+///
+/// # Errors
+/// If the database refuses.
+pub async fn job_for(
+    conn: &mut PgConnection,
+    dataset: &str,
+    name: Option<&str>,
+) -> sqlx::Result<Option<JobRow>> {
+    let found = sqlx::query_scalar!(
+        "SELECT name FROM harvest.jobs WHERE dataset = $1
+         ORDER BY (name = $2) IS TRUE DESC, paused_at IS NOT NULL, submitted_at DESC, name LIMIT 1",
+        dataset,
+        name
+    )
+    .fetch_optional(&mut *conn)
+    .await?;
+    match found {
+        Some(name) => control::job(conn, &name).await,
+        None => Ok(None),
+    }
+}
+
+/// Ends runs that have no open window left: complete, or failed with the error of a window that failed. A poll goes on
+/// until it is cancelled.
 ///
 /// # Errors
 /// If the database refuses.
@@ -68,6 +135,8 @@ pub struct Progress {
     pub windows_done: i64,
     /// Windows queued or being fetched.
     pub windows_open: i64,
+    /// Of these, windows that wait for a `resume`.
+    pub windows_paused: i64,
     /// Windows that rest as failed.
     pub windows_failed: i64,
     /// Windows that were cut into pieces.
@@ -107,6 +176,8 @@ pub async fn progress(
            )
            SELECT count(*) FILTER (WHERE state = 'done') AS "windows_done!",
                   count(*) FILTER (WHERE state IN ('queued', 'running')) AS "windows_open!",
+                  count(*) FILTER (WHERE state IN ('queued', 'running')
+                      AND EXISTS (SELECT FROM harvest.paused_runs p WHERE p.run_id = mine.run_id)) AS "windows_paused!",
                   count(*) FILTER (WHERE state = 'failed') AS "windows_failed!",
                   count(*) FILTER (WHERE state = 'split') AS "splits!",
                   coalesce(sum(seconds) FILTER (WHERE state = 'done'), 0)::bigint AS "done_s!",
@@ -131,6 +202,7 @@ pub async fn progress(
     Ok(Progress {
         windows_done: row.windows_done,
         windows_open: row.windows_open,
+        windows_paused: row.windows_paused,
         windows_failed: row.windows_failed,
         splits: row.splits,
         done_s: row.done_s,

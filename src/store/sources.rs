@@ -38,14 +38,16 @@ pub async fn spec(conn: &mut PgConnection, name: &str) -> sqlx::Result<Option<se
         .await
 }
 
-/// Sources that have open windows.
+/// Sources that have open windows, those that are paused left out.
 ///
 /// # Errors
 /// If the database refuses.
 pub async fn with_open_windows(conn: &mut PgConnection) -> sqlx::Result<Vec<String>> {
     sqlx::query_scalar!(
         "SELECT name FROM harvest.sources s
-         WHERE EXISTS (SELECT FROM harvest.windows w WHERE w.source = s.name AND w.state IN ('queued', 'running'))"
+         WHERE EXISTS (SELECT FROM harvest.windows w
+                       WHERE w.source = s.name AND w.state IN ('queued', 'running')
+                         AND w.run_id NOT IN (SELECT run_id FROM harvest.paused_runs))"
     )
     .fetch_all(conn)
     .await

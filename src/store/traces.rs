@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
-use sqlx::{PgConnection, Row};
+use sqlx::{PgConnection, Row, postgres::types::PgRange};
 
+use super::runs::range;
 use crate::{
     tempo::wire::{ServiceCounts, TraceSummary},
     window::Window,
@@ -121,6 +122,26 @@ pub async fn unseen(
     .fetch_one(conn)
     .await?;
     Ok((row.stored, row.unseen))
+}
+
+/// How many traces stored of a dataset start in these windows.
+///
+/// # Errors
+/// If the database refuses.
+pub async fn count_in(
+    conn: &mut PgConnection,
+    dataset: &str,
+    windows: &[Window],
+) -> sqlx::Result<i64> {
+    let spans: Vec<PgRange<DateTime<Utc>>> = windows.iter().copied().map(range).collect();
+    sqlx::query_scalar!(
+        r#"SELECT count(*) AS "stored!" FROM unnest($2::tstzrange[]) AS span
+           JOIN harvest.traces t ON t.dataset = $1 AND t.started_at >= lower(span) AND t.started_at < upper(span)"#,
+        dataset,
+        &spans
+    )
+    .fetch_one(conn)
+    .await
 }
 
 /// Sorted by ID (so that two merges at once take their locks in the same order), each ID once. Should an answer bring a

@@ -24,8 +24,8 @@ use crate::{
 
 /// How long a lease lasts unless it is renewed.
 pub const LEASE: Duration = Duration::from_secs(20);
-/// How often it is renewed.
-pub const RENEW_EVERY: Duration = Duration::from_secs(5);
+/// How often it is renewed, and so how soon a pause is noticed.
+pub const RENEW_EVERY: Duration = Duration::from_secs(2);
 /// Priority of backfill windows. Those that a person waits for (`run`) go before those in the background.
 pub const BACKFILL_PRIORITY: i32 = 0;
 /// Priority of the windows of `run` and `demo`.
@@ -227,7 +227,7 @@ pub async fn insert_planned(
     queue::enqueue(conn, origin.source, &items).await
 }
 
-/// Takes a window if it is due, nobody else has it, and its dataset is this tenant's.
+/// Takes a window if it is due, nobody else has it, nobody has paused it, and its dataset is this tenant's.
 ///
 /// # Errors
 /// If the database refuses.
@@ -246,6 +246,7 @@ pub async fn claim(
            WHERE w.id = $1 AND d.name = w.dataset AND d.tenant IS NOT DISTINCT FROM $4
              AND ((w.state = 'queued' AND w.next_try_at <= clock_timestamp())
                   OR (w.state = 'running' AND w.lease_expires_at < clock_timestamp()))
+             AND NOT EXISTS (SELECT FROM harvest.paused_runs p WHERE p.run_id = w.run_id)
            RETURNING lower(span) AS "start!", upper(span) AS "end!", w.look, w.earlier_look, w.dataset, d.query, d.detail, w.expected, w.settle_s,
                      w.attempts, w.throttled, w.timeouts, w.lapsed, w.lease_token"#,
         window_id,
@@ -278,21 +279,37 @@ pub async fn claim(
     }))
 }
 
-/// Extends a lease. Returns whether it still held.
+/// What renewing a lease finds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Renewal {
+    /// It goes on.
+    Held,
+    /// It goes on, but the window's run, or its job, is paused: it is to be given back.
+    Paused,
+    /// Somebody else has the window now, or it was cancelled.
+    Lost,
+}
+
+/// Extends a lease, and says whether it still held.
 ///
 /// # Errors
 /// If the database refuses.
-pub async fn renew(conn: &mut PgConnection, lease: Lease) -> sqlx::Result<bool> {
-    let renewed = sqlx::query!(
-        "UPDATE harvest.windows SET lease_expires_at = clock_timestamp() + make_interval(secs => $3)
-         WHERE id = $1 AND lease_token = $2 AND state = 'running' AND lease_expires_at > clock_timestamp()",
+pub async fn renew(conn: &mut PgConnection, lease: Lease) -> sqlx::Result<Renewal> {
+    let paused = sqlx::query_scalar!(
+        r#"UPDATE harvest.windows w SET lease_expires_at = clock_timestamp() + make_interval(secs => $3)
+           WHERE id = $1 AND lease_token = $2 AND state = 'running' AND lease_expires_at > clock_timestamp()
+           RETURNING EXISTS (SELECT FROM harvest.paused_runs p WHERE p.run_id = w.run_id) AS "paused!""#,
         lease.window_id,
         lease.token,
         LEASE.as_secs_f64()
     )
-    .execute(conn)
+    .fetch_optional(conn)
     .await?;
-    Ok(renewed.rows_affected() == 1)
+    Ok(match paused {
+        Some(false) => Renewal::Held,
+        Some(true) => Renewal::Paused,
+        None => Renewal::Lost,
+    })
 }
 
 /// Locks the window's row if the lease on it still holds. Nothing is stored before this.

@@ -512,6 +512,23 @@ pub fn start_in(folder: &Path, arguments: &[&str], environment: &[(&str, &str)])
     }
 }
 
+/// A text without what differs each time: times of now, and names of processes.
+pub fn redacted(text: &str) -> String {
+    let replace = |text: &str, pattern: &str, by: &str| {
+        let pattern = regex_lite::Regex::new(pattern).unwrap();
+        pattern.replace_all(text, by).into_owned()
+    };
+    let text = replace(text, r"[^ @`]+:[0-9]+:[0-9a-f]{8}", "PROCESS");
+    let text = replace(&text, r"127\.0\.0\.1:[0-9]+", "ADDRESS");
+    let day = "2026-03-01T";
+    replace(
+        &text.replace(day, "DAY "),
+        r"20[0-9-]{8}T[0-9:]{8}Z",
+        "TIME",
+    )
+    .replace("DAY ", day)
+}
+
 /// The windows that were searched, each once, ascending.
 pub fn searched(requests: &[RequestRecord]) -> Vec<(i64, i64)> {
     let second = |request: &RequestRecord, name| request.param(name).unwrap().parse().unwrap();

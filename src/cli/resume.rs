@@ -1,0 +1,47 @@
+//! `resume`: what `pause` stopped goes on.
+
+use std::io::Write;
+
+use super::{
+    Exit,
+    database::{self, Database, Otherwise},
+    usage,
+};
+use crate::control;
+
+/// Let a paused job, with all its runs, or a paused run go on where it was.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// The job's name, or the run's number
+    #[arg(value_name = "JOB|RUN")]
+    name: String,
+    #[command(flatten)]
+    database: database::DatabaseArgs,
+}
+
+/// Runs the command.
+pub(super) async fn run(args: Args) -> anyhow::Result<Exit> {
+    let database = Database::open(&args.database, Otherwise::Refuse, 2).await?;
+    let outcome = resume(&database, &args.name).await;
+    database.close().await;
+    outcome.map(|()| Exit::Complete)
+}
+
+async fn resume(database: &Database, name: &str) -> anyhow::Result<()> {
+    let mut conn = database.pool.acquire().await?;
+    let subject = control::find(&mut conn, name).await.map_err(usage)?;
+    let changed = control::resume(&mut conn, &subject).await.map_err(usage)?;
+    let mut out = std::io::stdout();
+    match &changed.was_paused {
+        Some(before) => writeln!(
+            out,
+            "{} goes on: {} windows on the queue (it was paused since {} by {})",
+            changed.subject,
+            changed.windows,
+            control::at(before),
+            before.by
+        )?,
+        None => writeln!(out, "{} was not paused", changed.subject)?,
+    }
+    Ok(())
+}
