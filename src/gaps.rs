@@ -59,7 +59,7 @@ impl Reason {
             Self::Provisional => "provisional",
             Self::TooYoung => "too young",
             Self::InFlight => "in flight",
-            Self::Deleted => "deleted",
+            Self::Deleted => "deleted by retention",
             Self::BeyondRetention => "beyond retention",
             Self::Failed { class, .. } if class == "irreducible" => "irreducible",
             Self::Failed { .. } => "failed",
@@ -316,7 +316,7 @@ mod tests {
         assert_eq!(
             seen(&ledger),
             [
-                (0, 5, "deleted"),
+                (0, 5, "deleted by retention"),
                 (5, 10, "beyond retention"),
                 (10, 30, "never tried"),
                 (30, 40, "in flight"),

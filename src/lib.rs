@@ -20,6 +20,7 @@ pub mod container;
 pub mod control;
 pub mod gaps;
 pub mod harvest;
+pub mod housekeeping;
 pub mod job;
 pub mod local_postgres;
 pub mod plan;

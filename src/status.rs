@@ -13,6 +13,7 @@ use crate::{
         control::{self, PausedHere},
         datasets,
         report::{self, DatasetState, LaterLooks, Poll},
+        retention,
         runs::Kind,
         sources, windows,
     },
@@ -182,7 +183,9 @@ pub async fn ledger(
         ],
         sealed: datasets::covered(conn, dataset, Look::Sealed).await?,
         in_flight,
-        deleted_before: None,
+        deleted_before: retention::of(conn, dataset)
+            .await?
+            .and_then(|kept| kept.deleted_before),
         kept_from: retention_s(conn, source)
             .await?
             .map(|kept_s| now_s - kept_s),

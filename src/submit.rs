@@ -1,17 +1,20 @@
 //! Submitting a job: what is left of its range is planned, recorded in the ledger and put on the queue, in one
 //! transaction. Submitting again plans what is missing then, which is nothing if nothing is.
 
+use std::time::Duration;
+
 use chrono::{DateTime, Utc};
 use sqlx::{Connection, PgConnection};
 
 use crate::{
-    job::Job,
+    job::{Job, duration},
     plan::{self, Plan},
     store::{
         Holder, Look,
         control::{self, Paused},
         datasets::{self, Fingerprint, Match},
-        report,
+        polls, report,
+        retention::{self, Kept, Outcome},
         runs::{self, Kind, NewRun},
         sources,
         windows::{self, Origin},
@@ -134,7 +137,16 @@ pub async fn preview(
     } else {
         ledger(conn, &submission.job.dataset).await?
     };
-    Ok(planned(submission, &covered, &in_flight))
+    let job = submission.job;
+    let outcome = retention::preview(
+        conn,
+        &job.dataset,
+        &job.name,
+        retention_s(job),
+        submission.now,
+    )
+    .await?;
+    Ok(planned(submission, &covered, &in_flight, outcome.kept))
 }
 
 /// Plans what is left, records it and puts it on the queue. Returns the plan and, if it has windows, the run's number. What
@@ -149,7 +161,11 @@ pub async fn submit(
     let job = submission.job;
     let dataset = job.dataset.as_str();
     let mut tx = conn.begin().await?;
-    register(&mut tx, job).await?;
+    let outcome = record(&mut tx, job).await?;
+    // A person who submits is told each time.
+    if outcome.changed || submission.command != "work" {
+        say(job, &outcome);
+    }
     if let Some(paused) = control::job(&mut tx, &job.name)
         .await?
         .and_then(|row| row.paused)
@@ -160,7 +176,7 @@ pub async fn submit(
         });
     }
     let (covered, in_flight) = ledger(&mut tx, dataset).await?;
-    let plan = planned(submission, &covered, &in_flight);
+    let plan = planned(submission, &covered, &in_flight, outcome.kept);
     let mut run_id = None;
     let asked = report::requested(&mut tx, dataset).await?;
     let remembered = WindowSet::from(submission.requested)
@@ -201,6 +217,14 @@ pub async fn submit(
 /// # Errors
 /// If the dataset was collected with something else, or the database refuses; roll back then.
 pub async fn register(tx: &mut PgConnection, job: &Job) -> Result<(), SubmitError> {
+    let outcome = record(tx, job).await?;
+    if outcome.changed {
+        say(job, &outcome);
+    }
+    Ok(())
+}
+
+async fn record(tx: &mut PgConnection, job: &Job) -> Result<Outcome, SubmitError> {
     let dataset = job.dataset.as_str();
     datasets::lock_for_planning(tx, dataset).await?;
     let matched = compare(tx, job).await?;
@@ -213,7 +237,8 @@ pub async fn register(tx: &mut PgConnection, job: &Job) -> Result<(), SubmitErro
     }
     let file = job.file.display().to_string();
     datasets::record_job(tx, &job.name, dataset, job.storable_text(), &file).await?;
-    Ok(())
+    let now = polls::clock(tx).await?;
+    Ok(retention::record(tx, dataset, &job.name, retention_s(job), now).await?)
 }
 
 /// Whoever fetches a dataset's windows goes by the source's name: one name must not stand for two tenants, or the traces
@@ -262,15 +287,60 @@ fn storable_source(job: &Job) -> Result<serde_json::Value, SubmitError> {
         .map_err(|error| SubmitError::Database(sqlx::Error::Encode(error.into())))
 }
 
-/// The plan, given what is covered and what is in flight.
-pub fn planned(submission: &Submission<'_>, covered: &WindowSet, in_flight: &WindowSet) -> Plan {
+/// A job's retention in seconds; `None`: its traces are kept for ever.
+pub fn retention_s(job: &Job) -> Option<i64> {
+    let retention = job.retention.as_ref()?;
+    i64::try_from(retention.traces.as_secs()).ok()
+}
+
+/// Says what of a job's retention is not in force.
+fn say(job: &Job, outcome: &Outcome) {
+    if let Some((other, theirs_s)) = &outcome.longer {
+        let words = |kept_s: Option<i64>| match kept_s {
+            Some(kept_s) => format!("for {}", in_words(kept_s)),
+            None => "for ever".to_owned(),
+        };
+        tracing::warn!(
+            "dataset `{}` keeps its traces {}, as job `{other}` asks, not {}: the longest retention of its jobs holds",
+            job.dataset,
+            words(*theirs_s),
+            words(retention_s(job))
+        );
+    }
+    if let Some(shorter_s) = outcome.shortened_to_s {
+        let before = outcome.kept.retention_s;
+        tracing::warn!(
+            "retention of `{}` was shortened {}to {}: `tempo-harvest prune {}` applies it",
+            job.dataset,
+            before.map_or_else(String::new, |before_s| format!(
+                "from {} ",
+                in_words(before_s)
+            )),
+            in_words(shorter_s),
+            job.name
+        );
+    }
+}
+
+fn in_words(seconds: i64) -> String {
+    duration::format(Duration::from_secs(seconds.unsigned_abs()))
+}
+
+/// The plan, given what is covered, what is in flight, and what the dataset keeps.
+pub fn planned(
+    submission: &Submission<'_>,
+    covered: &WindowSet,
+    in_flight: &WindowSet,
+    kept_here: Kept,
+) -> Plan {
     let now_s = submission.now.timestamp();
     let kept = submission.job.source.retention;
+    let kept_there = kept.map(|kept| now_s - i64::try_from(kept.as_secs()).unwrap_or(i64::MAX / 4));
     plan::plan(&plan::Request {
         requested: submission.requested,
         covered,
         in_flight,
-        kept_from: kept.map(|kept| now_s - i64::try_from(kept.as_secs()).unwrap_or(i64::MAX / 4)),
+        kept_from: kept_there.max(kept_here.from(submission.now)),
         settled_until: now_s - submission.settle_s,
         window_s: submission.window_s,
         order: submission

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     harvest::Harvester,
+    housekeeping,
     job::{ProcessEnv, Source, SourceSpec},
     queue::{self, Handler},
     store::{Holder, runs, sources},
@@ -23,6 +24,10 @@ use crate::{
 const DISCOVER_EVERY: Duration = Duration::from_secs(1);
 /// How often lost windows are looked for.
 const SWEEP_EVERY: Duration = Duration::from_secs(5);
+/// How often this process offers to keep house: whoever comes first when it is time does.
+const OFFER_HOUSEKEEPING_EVERY: Duration = Duration::from_secs(60);
+/// How long housekeeping that has begun may go on when the process is to end.
+const FINISH_HOUSEKEEPING: Duration = Duration::from_secs(3);
 /// How often the limits that any process has learned, and a day has forgotten, are read again.
 const READ_LIMITS_EVERY: Duration = Duration::from_secs(60);
 /// How long a source that cannot be used is left alone.
@@ -80,6 +85,23 @@ struct Consumer {
     limits_read: Instant,
 }
 
+/// Keeps house when it is time, first at once: processes that cron starts do not live long.
+async fn keep_house(pool: PgPool, stop: CancellationToken) {
+    while !stop.is_cancelled() {
+        match housekeeping::offer(&pool).await {
+            Ok(Some(deleted)) => tracing::debug!(?deleted, "kept house"),
+            Ok(None) => {}
+            Err(error) => {
+                tracing::warn!(%error, "cannot delete what is no longer needed; trying again later")
+            }
+        }
+        tokio::select! {
+            () = tokio::time::sleep(OFFER_HOUSEKEEPING_EVERY) => {}
+            () = stop.cancelled() => {}
+        }
+    }
+}
+
 impl Worker {
     /// Works on every source in the ledger.
     pub fn new(pool: PgPool, holder: Holder, at_hand: AtHand) -> Self {
@@ -111,6 +133,7 @@ impl Worker {
         let mut tasks = JoinSet::new();
         let mut discover = tokio::time::interval(DISCOVER_EVERY);
         let mut sweep = tokio::time::interval(SWEEP_EVERY);
+        let housekeeping = tokio::spawn(keep_house(self.pool.clone(), stop.clone()));
         loop {
             tokio::select! {
                 () = stop.cancelled() => break,
@@ -135,6 +158,14 @@ impl Worker {
             }
         }
         while tasks.join_next().await.is_some() {}
+        // What it has not deleted until then is left for the next time.
+        let keeping = housekeeping.abort_handle();
+        if tokio::time::timeout(FINISH_HOUSEKEEPING, housekeeping)
+            .await
+            .is_err()
+        {
+            keeping.abort();
+        }
         if let Err(error) = self.close_runs().await {
             tracing::debug!(%error, "cannot close runs");
         }

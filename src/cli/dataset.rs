@@ -1,4 +1,4 @@
-//! `dataset rm` and `dataset reset`: the only commands that delete traces.
+//! `dataset rm` and `dataset reset`: besides `prune` the only commands that delete traces.
 
 use std::io::Write;
 

@@ -26,6 +26,7 @@ mod migrate;
 mod pause;
 mod plan;
 mod progress;
+mod prune;
 mod refetch;
 mod repair;
 mod resume;
@@ -138,6 +139,8 @@ enum Command {
     /// Remove a dataset, or forget what it holds
     #[command(subcommand)]
     Dataset(dataset::Command),
+    /// Delete the traces that are older than what [retention] says
+    Prune(prune::Args),
     /// Create or upgrade the tables
     Migrate(migrate::Args),
     /// Open psql, or run any command, on the database that is used
@@ -219,6 +222,7 @@ async fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         Command::Resume(args) => resume::run(args).await?,
         Command::Cancel(args) => cancel::run(args).await?,
         Command::Dataset(command) => dataset::run(command).await?,
+        Command::Prune(args) => prune::run(args).await?,
         Command::Migrate(args) => migrate::run(args).await?,
         Command::Db(args) => return db::run(args).await,
         Command::Demo(args) => demo::run(args).await?,

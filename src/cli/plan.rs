@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     plan::Plan,
-    store::{self, Holder},
+    store::{self, Holder, retention::Kept},
     submit,
     window::{Window, WindowSet, rfc3339},
 };
@@ -82,7 +82,16 @@ pub(super) async fn run(args: Args) -> anyhow::Result<Exit> {
 fn everything(target: &Target) -> Plan {
     let holder = Holder::of_this_process();
     let submission = target.submission("run", &holder, Utc::now());
-    submit::planned(&submission, &WindowSet::default(), &WindowSet::default())
+    let kept = Kept {
+        retention_s: submit::retention_s(&target.job),
+        deleted_before: None,
+    };
+    submit::planned(
+        &submission,
+        &WindowSet::default(),
+        &WindowSet::default(),
+        kept,
+    )
 }
 
 async fn plans(database: &Database, targets: &[Target]) -> anyhow::Result<Vec<Plan>> {

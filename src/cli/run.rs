@@ -370,11 +370,12 @@ impl Report {
             .too_young
             .iter()
             .map(|gap| (gap, "too young to be sealed; run again later")))
-        .chain(
-            self.beyond_retention
-                .iter()
-                .map(|gap| (gap, "older than the source's `retention`: beyond retention")),
-        ) {
+        .chain(self.beyond_retention.iter().map(|gap| {
+            (
+                gap,
+                "older than the `retention` of the source or of the job: beyond retention",
+            )
+        })) {
             writeln!(out, "  not collected: {from} … {to}: {why}")?;
         }
         for [from, to] in self.gaps.iter().take(10) {

@@ -353,6 +353,7 @@ impl<'a> Loader<'a> {
             backfill: validated.backfill,
             poll: validated.poll,
             baseline: validated.baseline,
+            retention: validated.retention,
             file: file.to_owned(),
             text,
             storable_text,

@@ -78,6 +78,8 @@ pub struct Job {
     pub poll: Option<Poll>,
     /// What is usual.
     pub baseline: Option<Baseline>,
+    /// How long what was collected is kept; `None`: for ever.
+    pub retention: Option<Retention>,
     /// The job file, as it was named.
     pub file: PathBuf,
     /// The TOML as it is written: unexpanded, but with the literal secrets of an inline source, if there are any.
@@ -215,6 +217,13 @@ pub struct Baseline {
     pub history: Duration,
 }
 
+/// How long what was collected is kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Retention {
+    /// Traces are deleted so long after their start: whole seconds, 1h to 3650d.
+    pub traces: Duration,
+}
+
 impl Job {
     /// The TOML as it may be stored: unexpanded, and without the literal secrets of an inline source.
     pub fn storable_text(&self) -> &str {
@@ -253,6 +262,7 @@ impl fmt::Debug for Job {
             .field("backfill", &self.backfill)
             .field("poll", &self.poll)
             .field("baseline", &self.baseline)
+            .field("retention", &self.retention)
             .field("file", &self.file)
             .finish_non_exhaustive()
     }

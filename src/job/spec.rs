@@ -70,6 +70,8 @@ pub struct JobSpec {
     pub poll: Option<PollSpec>,
     /// What is usual, computed from the traces collected.
     pub baseline: Option<BaselineSpec>,
+    /// How long what was collected is kept; without it, for ever.
+    pub retention: Option<RetentionSpec>,
 }
 
 /// A source by its name, or written out.
@@ -195,6 +197,16 @@ pub struct BaselineSpec {
     /// How far back it looks: 1h to 365d.
     #[schemars(extend("default" = duration::format(DEFAULT_BASELINE_HISTORY)))]
     pub history: Option<DurationText>,
+}
+
+/// How long what was collected is kept.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RetentionSpec {
+    /// Traces are deleted so long after their start: whole seconds, 1h to 3650d, and no less than `last` in [backfill]. A
+    /// shorter one than before waits for `prune`.
+    #[schemars(extend("examples" = ["30d"]))]
+    pub traces: DurationText,
 }
 
 /// `sources.toml`: what belongs to the Tempo servers, once for all jobs in the same folder. Each table is a source, by its name.

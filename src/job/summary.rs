@@ -46,6 +46,11 @@ impl Validated {
                 .as_ref()
                 .map(|poll| poll_summary(poll, self.timezone)),
         );
+        parts.extend(
+            self.retention
+                .as_ref()
+                .map(|retention| format!("kept for {}", duration::format(retention.traces))),
+        );
         let disabled = if self.enabled { "" } else { " (disabled)" };
         Outline {
             name: name.to_owned(),

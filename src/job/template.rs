@@ -126,6 +126,9 @@ impl Template {
             ("", ""),
             ("# [poll]", "keep up with new traces"),
             ("# every = \"15s\"", ""),
+            ("", ""),
+            ("# [retention]", "without it traces are kept for ever"),
+            ("# traces = \"30d\"", "deleted so long after their start"),
         ];
         Ok(lines
             .into_iter()

@@ -14,11 +14,11 @@ use super::spec::{
     BackfillSpec, BaselineSpec, DEFAULT_BACKFILL_SETTLE, DEFAULT_BACKFILL_WINDOW,
     DEFAULT_BASELINE_EVERY, DEFAULT_BASELINE_HISTORY, DEFAULT_POLL_DELAY, DEFAULT_POLL_EVERY,
     DEFAULT_POLL_LOOKBACK, DEFAULT_POLL_LOOKBACK_MAX, DEFAULT_POLL_SEAL_AFTER, DEFAULT_TIMEZONE,
-    DatetimeText, DetailSpec, JobSpec, OrderSpec, PollSpec, SelectSpec,
+    DatetimeText, DetailSpec, JobSpec, OrderSpec, PollSpec, RetentionSpec, SelectSpec,
 };
 use super::{
-    Backfill, BackfillRange, Baseline, Detail, Order, Poll, Schedule, Select, Ticks, duration,
-    instant, schedule, traceql,
+    Backfill, BackfillRange, Baseline, Detail, Order, Poll, Retention, Schedule, Select, Ticks,
+    duration, instant, schedule, traceql,
 };
 
 const DAY_S: u64 = 86_400;
@@ -36,6 +36,7 @@ pub(super) struct Validated {
     pub backfill: Option<Backfill>,
     pub poll: Option<Poll>,
     pub baseline: Option<Baseline>,
+    pub retention: Option<Retention>,
 }
 
 /// Validates all of `spec` but its source and its name; problems go to `reader`. `None` when anything is wrong or not known.
@@ -79,6 +80,10 @@ pub(super) fn validate(
         .baseline
         .as_ref()
         .map(|baseline| read_baseline(baseline, &root.child("baseline"), reader));
+    let retention = spec.retention.as_ref().map(|retention| {
+        let backfill = backfill.as_ref().and_then(Option::as_ref);
+        read_retention(retention, &root.child("retention"), backfill, reader)
+    });
     Some(Validated {
         dataset: dataset?,
         enabled: spec.enabled.unwrap_or(true),
@@ -87,6 +92,7 @@ pub(super) fn validate(
         backfill: all_or_none(backfill)?,
         poll: all_or_none(poll)?,
         baseline: all_or_none(baseline)?,
+        retention: all_or_none(retention)?,
     })
 }
 
@@ -474,4 +480,35 @@ fn read_baseline(spec: &BaselineSpec, at: &KeyPath, reader: &mut Reader<'_>) -> 
         every: every?,
         history: history?,
     })
+}
+
+/// A retention under which what a backfill collects would be deleted at once, and never be complete, is refused.
+fn read_retention(
+    spec: &RetentionSpec,
+    at: &KeyPath,
+    backfill: Option<&Backfill>,
+    reader: &mut Reader<'_>,
+) -> Option<Retention> {
+    let at_traces = at.child("traces");
+    let traces = reader.optional_duration(
+        &at_traces,
+        Some(&spec.traces),
+        Bounds::seconds(3_600, TEN_YEARS_S),
+    )??;
+    if let Some(BackfillRange::Last(last)) = backfill.map(|backfill| &backfill.range)
+        && traces < *last
+    {
+        let (kept, last) = (duration::format(traces), duration::format(*last));
+        let what = format!(
+            "{} keeps them for {kept}, but [backfill] collects the last {last}: the older ones would be deleted as they come",
+            at_traces.subject()
+        );
+        let at_last = KeyPath::root().child("backfill").child("last");
+        reader.refuse(
+            Problem::conflict(&at_last, &at_traces, what)
+                .fix(format!("keep them for at least {last}, or collect less")),
+        );
+        return None;
+    }
+    Some(Retention { traces })
 }

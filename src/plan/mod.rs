@@ -49,7 +49,7 @@ pub struct Request<'a> {
     pub covered: &'a WindowSet,
     /// What open windows of the ledger will collect.
     pub in_flight: &'a WindowSet,
-    /// Seconds before this are older than what the source keeps (its `retention`).
+    /// Seconds before this are older than what the source keeps (its `retention`), or the dataset (the job's).
     pub kept_from: Option<i64>,
     /// Seconds from this on are too young to be sealed.
     pub settled_until: i64,
@@ -70,7 +70,7 @@ pub struct Plan {
     pub in_flight: WindowSet,
     /// Too young to be sealed; a later run collects it.
     pub too_young: WindowSet,
-    /// Older than what the source keeps: a gap that nothing can fill.
+    /// Older than what the source keeps, a gap that nothing can fill, or than what the dataset keeps.
     pub beyond_retention: WindowSet,
 }
 

@@ -11,7 +11,7 @@ use crate::{
         poll::{self, Planned, Rules, Urgency},
     },
     store::{
-        Holder, polls,
+        Holder, polls, retention,
         windows::{self, Origin},
     },
     submit::{self, SubmitError},
@@ -115,10 +115,15 @@ pub async fn tick_at(
             .source
             .retention
             .and_then(|kept| i64::try_from(kept.as_secs()).ok());
+        let kept = retention::of(&mut tx, &job.dataset)
+            .await?
+            .unwrap_or_default();
         let at = poll::Tick {
             from_s: run.from_s,
             now_s: now.timestamp(),
-            kept_from_s: kept_s.map(|kept_s| now.timestamp() - kept_s),
+            kept_from_s: kept_s
+                .map(|kept_s| now.timestamp() - kept_s)
+                .max(kept.from(now)),
             last,
         };
         ticked.planned = poll::plan(&rules, &at, &state);

@@ -337,7 +337,7 @@ pub async fn delete(conn: &mut PgConnection, dataset: &str, definition: bool) ->
         .execute(&mut *conn)
         .await?;
     sqlx::query!(
-        "UPDATE harvest.datasets SET trace_count = 0 WHERE name = $1",
+        "UPDATE harvest.datasets SET trace_count = 0, deleted_before = NULL, requested_by_old_runs = '{}' WHERE name = $1",
         dataset
     )
     .execute(&mut *conn)

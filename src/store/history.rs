@@ -70,23 +70,12 @@ pub async fn runs(
            SELECT r.id AS "id!", r.job AS "job!", r.dataset AS "dataset!", r.kind AS "kind!", r.state AS "state!",
                   lower(r.requested) AS "from!", upper(r.requested) AS "to!", r.command AS "command!", r.submitted_by AS "submitted_by!",
                   r.submitted_at AS "submitted_at!", r.finished_at, p.paused_at AS "paused_at?", p.paused_by AS "paused_by?",
-                  figures.*, coalesce(r.error, failed.error, waiting.error) AS error
+                  figures.windows_done AS "windows_done!", figures.windows_open AS "windows_open!", figures.windows_failed AS "windows_failed!",
+                  figures.splits AS "splits!", figures.traces_returned AS "traces!", figures.traces_new AS "new!",
+                  figures.traces_improved AS "improved!", figures.requests AS "requests!", figures.retries AS "retries!", coalesce(r.error, failed.error, waiting.error) AS error
            FROM latest r
            LEFT JOIN harvest.paused_runs p ON p.run_id = r.id
-           -- The only place where a run's figures are added up.
-           CROSS JOIN LATERAL (
-               SELECT count(*) FILTER (WHERE w.state = 'done') AS "windows_done!",
-                      count(*) FILTER (WHERE w.state IN ('queued', 'running')) AS "windows_open!",
-                      count(*) FILTER (WHERE w.state = 'failed') AS "windows_failed!",
-                      count(*) FILTER (WHERE w.state = 'split') AS "splits!",
-                      coalesce(sum(w.returned) FILTER (WHERE w.state = 'done'), 0)::bigint AS "traces!",
-                      coalesce(sum(w.stored_new), 0)::bigint AS "new!",
-                      coalesce(sum(w.improved), 0)::bigint AS "improved!",
-                      coalesce(sum(w.requests), 0)::bigint AS "requests!",
-                      (coalesce(sum(w.attempts + w.throttled), 0) - count(*) FILTER (WHERE w.state = 'failed' AND w.attempts > 0))::bigint
-                          AS "retries!"
-               FROM harvest.windows w WHERE w.run_id = r.id
-           ) figures
+           JOIN harvest.run_figures figures ON figures.run_id = r.id
            LEFT JOIN LATERAL (
                SELECT w.last_error AS error FROM harvest.windows w
                WHERE w.run_id = r.id AND w.state = 'failed' ORDER BY w.finished_at DESC LIMIT 1

@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// Failed windows on one stretch at one look before it rests whatever the reason.
-const MOST_FAILURES: i64 = 3;
+pub(super) const MOST_FAILURES: i64 = 3;
 /// How far back the density is looked up, seconds.
 const DENSITY_REACH_S: i64 = 900;
 /// Sealing looks in a row that found something the settled look had missed, before `lookback` is widened.

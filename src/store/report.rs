@@ -43,7 +43,9 @@ pub async fn datasets(
         r#"SELECT d.name, d.source, d.tenant, d.query, d.detail, d.trace_count,
                   (SELECT count(*) FROM harvest.windows w WHERE w.dataset = d.name AND w.state = 'queued') AS "queued!",
                   (SELECT count(*) FROM harvest.windows w WHERE w.dataset = d.name AND w.state = 'running') AS "running!",
-                  (SELECT max(w.finished_at) FROM harvest.windows w WHERE w.dataset = d.name AND w.state = 'done') AS last_done_at,
+                  greatest((SELECT max(w.finished_at) FROM harvest.windows w WHERE w.dataset = d.name AND w.state = 'done'),
+                           (SELECT max(p.last_done_at) FROM harvest.pruned_windows p JOIN harvest.runs r ON r.id = p.run_id
+                            WHERE r.dataset = d.name)) AS last_done_at,
                   ARRAY(SELECT j.name FROM harvest.jobs j WHERE j.dataset = d.name ORDER BY j.name) AS "jobs!"
            FROM harvest.datasets d
            WHERE $1::text IS NULL OR d.name = $1 OR EXISTS (SELECT FROM harvest.jobs j WHERE j.name = $1 AND j.dataset = d.name)
@@ -90,8 +92,10 @@ pub async fn requested_by(
     let kinds: Vec<String> = kinds.iter().map(|kind| kind.name().to_owned()).collect();
     let rows = sqlx::query!(
         r#"SELECT lower(range) AS "start!: DateTime<Utc>", upper(range) AS "end!: DateTime<Utc>"
-           FROM (SELECT unnest(range_agg(requested)) AS range FROM harvest.runs
-                 WHERE dataset = $1 AND state <> 'cancelled' AND kind = ANY($2)) asked"#,
+           FROM (SELECT unnest(coalesce((SELECT range_agg(r.requested) FROM harvest.runs r
+                                         WHERE r.dataset = $1 AND r.state <> 'cancelled' AND r.kind = ANY($2)), '{}')
+                               + CASE WHEN 'backfill' = ANY($2) THEN d.requested_by_old_runs ELSE '{}' END) AS range
+                 FROM harvest.datasets d WHERE d.name = $1) asked"#,
         dataset,
         &kinds
     )

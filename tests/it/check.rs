@@ -221,6 +221,15 @@ fn windows_and_other_durations() {
 }
 
 #[test]
+fn retentions() {
+    insta::assert_snapshot!(refused_with("[poll]\n[retention]\ntraces = \"59m\"\n"), @"shop.toml:5:10: `traces` in [retention] must be from 1h to 3650d, not `59m`");
+    insta::assert_snapshot!(refused_with("[poll]\n[retention]\ntraces = \"11y\"\n"), @"shop.toml:5:10: `traces` in [retention] must be from 1h to 3650d, not `11y`");
+    insta::assert_snapshot!(refused_with("[poll]\n[retention]\n"), @r#"shop.toml:4:2: `traces` in [retention] is missing; add for example `traces = "30d"`"#);
+    insta::assert_snapshot!(refused_backfill("last = \"7d\"\n[retention]\ntraces = \"6d\"\n"), @"shop.toml:6:1: `traces` in [retention] keeps them for 6d, but [backfill] collects the last 7d: the older ones would be deleted as they come; keep them for at least 7d, or collect less");
+    insta::assert_snapshot!(refused_with("[retention]\ntraces = \"6d\"\n[backfill]\nlast = \"7d\"\n"), @"shop.toml:6:1: `traces` in [retention] keeps them for 6d, but [backfill] collects the last 7d: the older ones would be deleted as they come; keep them for at least 7d, or collect less");
+}
+
+#[test]
 fn schedules() {
     insta::assert_snapshot!(refused_backfill("last = \"1d\"\nschedule = \"every day\"\n"), @"shop.toml:5:12: `schedule` in [backfill] is not a cron schedule: `every day` has 2 fields, not 5, 6 or 7; write second minute hour day-of-month month day-of-week, e.g. `0 15 3 * * *` for 03:15:00 every day");
     insta::assert_snapshot!(refused_backfill("last = \"1d\"\nschedule = \"0 0 25 * * *\"\n"), @"shop.toml:5:12: `schedule` in [backfill] is not a cron schedule: `25` is not a possible hour (0-23); write second minute hour day-of-month month day-of-week, e.g. `0 15 3 * * *` for 03:15:00 every day");
@@ -602,7 +611,9 @@ fn init_prints_what_check_accepts() {
         .filter_map(|line| line.strip_prefix("# "))
         .filter(|line| line.contains(" = "));
     let mut tried = 0;
-    for line in comments.filter(|line| !line.starts_with("every")) {
+    // Those of tables that are commented out as a whole come next.
+    let in_table = |line: &&str| !line.starts_with("every") && !line.starts_with("traces");
+    for line in comments.filter(in_table) {
         let text = printed.stdout.replacen(&format!("# {line}"), line, 1);
         folder.write("b.toml", text.as_bytes());
         let said = folder.run(
@@ -617,6 +628,13 @@ fn init_prints_what_check_accepts() {
         tried += 1;
     }
     assert!(tried >= 6, "{tried}");
+    for (table, line) in [("[poll]", "every = "), ("[retention]", "traces = ")] {
+        let text = printed.stdout.replacen(&format!("# {table}"), table, 1);
+        let text = text.replacen(&format!("# {line}"), line, 1);
+        folder.write("b.toml", text.as_bytes());
+        let said = folder.run(&["check", "b.toml"], &[("URL", "http://x")]);
+        assert_eq!(said.code, Some(0), "{table}\n{}", said.stderr);
+    }
 
     let wrong = folder.run(&["init", "--url", "localhost", "--name", "A B"], &[]);
     assert_eq!((wrong.code, wrong.stdout.as_str()), (Some(2), ""));
