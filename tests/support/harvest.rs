@@ -126,6 +126,11 @@ impl Job {
         self
     }
 
+    /// The last one to call: the table stands behind [backfill].
+    pub fn retention(self, traces: &str) -> Self {
+        self.backfill(&format!("[retention]\ntraces = \"{traces}\""))
+    }
+
     fn text(&self, url: &str) -> String {
         let Self {
             name,
