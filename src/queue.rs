@@ -18,7 +18,7 @@ use chrono::{DateTime, Utc};
 use futures::{FutureExt, Stream, future::BoxFuture};
 use sqlx::{PgConnection, PgPool};
 use tokio::time::{Interval, MissedTickBehavior, interval};
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// How often the queue is looked at when no notification comes.
 const POLL: Duration = Duration::from_millis(500);
@@ -27,6 +27,8 @@ const HEARTBEAT: Duration = Duration::from_secs(10);
 const MISSED_HEARTBEATS: usize = 12;
 /// How long to wait before a consumer that died is built anew.
 const REBUILD_AFTER: Duration = Duration::from_secs(1);
+/// How long apalis may take to end when nothing is in hand any more: it sometimes never does.
+const END_WITHIN: Duration = Duration::from_secs(1);
 
 /// What is called with the number of a window that may be due.
 pub type Handler = Arc<dyn Fn(i64) -> BoxFuture<'static, ()> + Send + Sync>;
@@ -269,7 +271,8 @@ pub async fn consume(
             .batch_size(1)
             .heartbeat_interval(HEARTBEAT)
             .missed_heartbeats(MISSED_HEARTBEATS);
-        let (pool, handler) = (pool.clone(), Arc::clone(&handler));
+        let in_hand = TaskTracker::new();
+        let (pool, handler) = (pool.clone(), tracked(&handler, &in_hand));
         let queue = name_of(&source);
         let monitor = Monitor::new().register(move |_| {
             WorkerBuilder::new(worker_name.clone())
@@ -283,14 +286,19 @@ pub async fn consume(
                 .build(deliver)
         });
         let context = monitor.context();
-        let stopped = stop.clone();
-        let watch = tokio::spawn(async move {
-            stopped.cancelled().await;
+        // apalis polls the handlers itself, so it is polled until the last of them has returned; it need not end by itself.
+        let ended = async {
+            stop.cancelled().await;
             // Fails only when the monitor has ended already.
             let _ended = context.shutdown();
-        });
-        let outcome = monitor.run().await;
-        watch.abort();
+            in_hand.close();
+            in_hand.wait().await;
+            tokio::time::sleep(END_WITHIN).await;
+        };
+        let outcome = tokio::select! {
+            outcome = monitor.run() => outcome,
+            () = ended => break,
+        };
         if stop.is_cancelled() {
             break;
         }
@@ -305,6 +313,12 @@ pub async fn consume(
             () = stop.cancelled() => {}
         }
     }
+}
+
+/// The handler, with its calls counted until they have returned.
+fn tracked(handler: &Handler, in_hand: &TaskTracker) -> Handler {
+    let (handler, in_hand) = (Arc::clone(handler), in_hand.clone());
+    Arc::new(move |window_id| Box::pin(in_hand.track_future(handler(window_id))))
 }
 
 /// Hands an item on. The payload is taken as any JSON value, because one that does not decode would kill the worker; a

@@ -1,6 +1,6 @@
 //! Which database a command uses: DATABASE_URL, or the private local PostgreSQL.
 
-use std::str::FromStr;
+use std::{str::FromStr, time::Duration};
 
 use anyhow::Context;
 use sqlx::{PgPool, postgres::PgConnectOptions};
@@ -10,6 +10,10 @@ use crate::{
     local_postgres::{self, LocalPostgres},
     store,
 };
+
+/// How long the connections may take to close. They end with the process anyway, and one that is not given back, or whose
+/// server is gone, must not keep it.
+const CLOSE_WITHIN: Duration = Duration::from_secs(5);
 
 /// Options of commands that need a database.
 #[derive(Debug, Clone, clap::Args)]
@@ -101,7 +105,12 @@ impl Database {
 
     /// Closes the connections; stops the local server if nobody else uses it.
     pub async fn close(self) {
-        self.pool.close().await;
+        if tokio::time::timeout(CLOSE_WITHIN, self.pool.close())
+            .await
+            .is_err()
+        {
+            tracing::debug!("a connection to the database is still in use; not waiting for it");
+        }
         if let Some(local) = self.local {
             local.stop().await;
         }
