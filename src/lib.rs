@@ -23,6 +23,7 @@ pub mod harvest;
 pub mod housekeeping;
 pub mod job;
 pub mod local_postgres;
+pub mod pace;
 pub mod plan;
 pub mod queue;
 pub mod repair;

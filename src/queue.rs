@@ -6,18 +6,22 @@
 //! doubles loses or doubles a window: [`crate::worker`] puts windows back that are due and have no item.
 
 use std::{
+    collections::HashMap,
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll},
     time::Duration,
 };
 
 use apalis::prelude::*;
-use apalis_postgres::{Config, PostgresStorage, Pubsub};
+use apalis_postgres::{Config, PostgresStorage};
 use chrono::{DateTime, Utc};
-use futures::{FutureExt, Stream, future::BoxFuture};
-use sqlx::{PgConnection, PgPool};
-use tokio::time::{Interval, MissedTickBehavior, interval};
+use futures::{FutureExt, future::BoxFuture};
+use sqlx::{PgConnection, PgPool, postgres::PgListener};
+use tokio::{
+    sync::{Notify, futures::OwnedNotified},
+    time::{Interval, MissedTickBehavior, interval},
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// How often the queue is looked at when no notification comes.
@@ -80,9 +84,36 @@ pub async fn migrations_applied(conn: &mut PgConnection) -> sqlx::Result<(usize,
     Ok((wanted, usize::try_from(applied).unwrap_or(0)))
 }
 
-/// The queue of a source's windows.
-pub fn name_of(source: &str) -> String {
-    format!("tempo-harvest/{source}")
+/// Items of this priority and above are live: they wait in a queue of their own, so that consumers busy with long windows
+/// do not make them wait.
+pub const LIVE_PRIORITY: i32 = 100;
+
+/// Which of a source's queues.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lane {
+    /// Items below [`LIVE_PRIORITY`].
+    Background,
+    /// The others.
+    Live,
+}
+
+impl Lane {
+    /// The lane of items of this priority.
+    pub fn of(priority: i32) -> Self {
+        if priority >= LIVE_PRIORITY {
+            Self::Live
+        } else {
+            Self::Background
+        }
+    }
+}
+
+/// The queue of a source's windows. Whatever a source is called, no two queues have one name.
+pub fn name_of(source: &str, lane: Lane) -> String {
+    match lane {
+        Lane::Background => format!("tempo-harvest/{source}"),
+        Lane::Live => format!("tempo-harvest-live/{source}"),
+    }
 }
 
 /// Puts items on a source's queue, in the caller's transaction.
@@ -101,12 +132,14 @@ pub async fn enqueue(conn: &mut PgConnection, source: &str, items: &[Item]) -> s
     let priority: Vec<i32> = items.iter().map(|item| item.priority).collect();
     sqlx::query!(
         "INSERT INTO apalis.jobs (id, job_type, job, status, attempts, max_attempts, run_at, priority)
-         SELECT apalis.generate_ulid(), $1, job, 'Pending', 0, 5, run_at, priority
+         SELECT apalis.generate_ulid(), CASE WHEN priority >= $6 THEN $5 ELSE $1 END, job, 'Pending', 0, 5, run_at, priority
          FROM unnest($2::bytea[], $3::timestamptz[], $4::int[]) AS item (job, run_at, priority)",
-        name_of(source),
+        name_of(source, Lane::Background),
         &jobs,
         &run_at,
-        &priority
+        &priority,
+        name_of(source, Lane::Live),
+        LIVE_PRIORITY
     )
     .execute(conn)
     .await?;
@@ -128,10 +161,11 @@ pub async fn reprioritise(
         .map(|id| id.to_string().into_bytes())
         .collect();
     sqlx::query!(
-        "UPDATE apalis.jobs SET priority = $3 WHERE job_type = $1 AND status = 'Pending' AND job = ANY($2)",
-        name_of(source),
+        "UPDATE apalis.jobs SET priority = $3, job_type = $4 WHERE job_type = ANY($1) AND status = 'Pending' AND job = ANY($2)",
+        &[Lane::Background, Lane::Live].map(|lane| name_of(source, lane)),
         &jobs,
-        priority
+        priority,
+        name_of(source, Lane::of(priority))
     )
     .execute(conn)
     .await?;
@@ -147,7 +181,8 @@ pub async fn reprioritise(
 pub async fn remove(conn: &mut PgConnection, runs: &[i64]) -> sqlx::Result<u64> {
     Ok(sqlx::query!(
         "DELETE FROM apalis.jobs i USING harvest.windows w
-         WHERE w.run_id = ANY($1) AND i.job_type = 'tempo-harvest/' || w.source AND i.job = w.id::text::bytea
+         WHERE w.run_id = ANY($1) AND i.job_type IN ('tempo-harvest/' || w.source, 'tempo-harvest-live/' || w.source)
+           AND i.job = w.id::text::bytea
            AND (i.status NOT IN ('Queued', 'Running')
                 OR NOT EXISTS (SELECT FROM apalis.workers k WHERE k.id = i.lock_by AND k.last_seen > now() - interval '30 seconds'))",
         runs
@@ -164,14 +199,16 @@ pub async fn remove(conn: &mut PgConnection, runs: &[i64]) -> sqlx::Result<u64> 
 pub async fn put_back(conn: &mut PgConnection, runs: &[i64]) -> sqlx::Result<u64> {
     Ok(sqlx::query!(
         "INSERT INTO apalis.jobs (id, job_type, job, status, attempts, max_attempts, run_at, priority)
-         SELECT apalis.generate_ulid(), 'tempo-harvest/' || w.source, w.id::text::bytea, 'Pending', 0, 5,
+         SELECT apalis.generate_ulid(), w.queue, w.item, 'Pending', 0, 5,
                 CASE WHEN w.next_try_at > now() THEN w.next_try_at ELSE least(w.queue_at, now()) END, w.priority
-         FROM harvest.windows w
+         FROM (SELECT run_id, state, next_try_at, queue_at, priority, id::text::bytea AS item,
+                      CASE WHEN priority >= $2 THEN 'tempo-harvest-live/' ELSE 'tempo-harvest/' END || source AS queue
+               FROM harvest.windows) w
          WHERE w.run_id = ANY($1) AND w.state = 'queued'
            AND NOT EXISTS (SELECT FROM apalis.jobs waiting
-                           WHERE waiting.job_type = 'tempo-harvest/' || w.source AND waiting.status = 'Pending'
-                             AND waiting.job = w.id::text::bytea)",
-        runs
+                           WHERE waiting.job_type = w.queue AND waiting.status = 'Pending' AND waiting.job = w.item)",
+        runs,
+        LIVE_PRIORITY
     )
     .execute(conn)
     .await?
@@ -195,37 +232,43 @@ pub async fn sweep(pool: &PgPool) -> sqlx::Result<u64> {
     }
     let put_back = sqlx::query!(
         "WITH due AS (
-             SELECT id, source, priority, queue_at FROM harvest.windows w
+             SELECT id, priority, queue_at,
+                    CASE WHEN priority >= $1 THEN 'tempo-harvest-live/' ELSE 'tempo-harvest/' END || source AS queue
+             FROM harvest.windows w
              WHERE ((state = 'queued' AND next_try_at < now() - interval '2 seconds')
                     OR (state = 'running' AND lease_expires_at < now()))
                AND NOT EXISTS (SELECT FROM harvest.paused_runs p WHERE p.run_id = w.run_id)
          )
          INSERT INTO apalis.jobs (id, job_type, job, status, attempts, max_attempts, run_at, priority)
-         SELECT apalis.generate_ulid(), 'tempo-harvest/' || due.source, due.id::text::bytea, 'Pending', 0, 5,
+         SELECT apalis.generate_ulid(), due.queue, due.id::text::bytea, 'Pending', 0, 5,
                 least(due.queue_at, now()), due.priority
          FROM due
          WHERE NOT EXISTS (
              SELECT FROM apalis.jobs waiting
-             WHERE waiting.job_type = 'tempo-harvest/' || due.source AND waiting.status = 'Pending'
-               AND waiting.job = due.id::text::bytea
-         )"
+             WHERE waiting.job_type = due.queue AND waiting.status = 'Pending' AND waiting.job = due.id::text::bytea
+         )",
+        LIVE_PRIORITY
     )
     .execute(&mut *tx)
     .await?
     .rows_affected();
     // Items that were delivered are of no more use, nor are workers that left nothing behind.
-    sqlx::query!("DELETE FROM apalis.jobs WHERE job_type LIKE 'tempo-harvest/%' AND status IN ('Done', 'Killed')")
-        .execute(&mut *tx)
-        .await?;
     sqlx::query!(
         "DELETE FROM apalis.jobs
-         WHERE job_type LIKE 'tempo-harvest/%' AND status IN ('Queued', 'Running') AND lock_at < now() - interval '10 minutes'"
+         WHERE job_type LIKE ANY ('{tempo-harvest/%,tempo-harvest-live/%}') AND status IN ('Done', 'Killed')"
+    )
+    .execute(&mut *tx)
+    .await?;
+    sqlx::query!(
+        "DELETE FROM apalis.jobs
+         WHERE job_type LIKE ANY ('{tempo-harvest/%,tempo-harvest-live/%}')
+           AND status IN ('Queued', 'Running') AND lock_at < now() - interval '10 minutes'"
     )
     .execute(&mut *tx)
     .await?;
     sqlx::query!(
         "DELETE FROM apalis.workers w
-         WHERE w.worker_type LIKE 'tempo-harvest/%' AND w.last_seen < now() - interval '10 minutes'
+         WHERE w.worker_type LIKE ANY ('{tempo-harvest/%,tempo-harvest-live/%}') AND w.last_seen < now() - interval '10 minutes'
            AND NOT EXISTS (SELECT FROM apalis.jobs j WHERE j.lock_by = w.id)"
     )
     .execute(&mut *tx)
@@ -242,7 +285,8 @@ pub async fn sweep(pool: &PgPool) -> sqlx::Result<u64> {
 pub async fn drop_leftovers(conn: &mut PgConnection) -> sqlx::Result<u64> {
     Ok(sqlx::query!(
         "DELETE FROM apalis.jobs j
-         WHERE j.job_type LIKE 'tempo-harvest/%' AND j.status IN ('Pending', 'Failed') AND j.run_at < now() - interval '1 hour'
+         WHERE j.job_type LIKE ANY ('{tempo-harvest/%,tempo-harvest-live/%}') AND j.status IN ('Pending', 'Failed')
+           AND j.run_at < now() - interval '1 hour'
            AND NOT EXISTS (SELECT FROM harvest.windows w WHERE w.state IN ('queued', 'running') AND w.id::text::bytea = j.job)"
     )
     .execute(conn)
@@ -250,36 +294,99 @@ pub async fn drop_leftovers(conn: &mut PgConnection) -> sqlx::Result<u64> {
     .rows_affected())
 }
 
-/// Takes items off a source's queue, `concurrency` at once, until `stop`; then waits for those in hand.
-///
-/// `holder` names this process; each consumer gets a name of its own, for a name that is used twice hangs apalis.
-pub async fn consume(
-    pool: PgPool,
-    source: String,
-    holder: String,
-    concurrency: usize,
-    handler: Handler,
-    stop: CancellationToken,
-) {
+/// Where PostgreSQL tells of new items (apalis' trigger on its table).
+const CHANNEL: &str = "apalis::job::insert";
+
+/// Rings when an item comes that is due at once. All queues of a process share it, because it keeps a connection, and one
+/// with a session of its own: behind a pooler in transaction mode it stays silent, and the timer has to do.
+#[derive(Debug, Default)]
+pub struct Bell {
+    queues: Mutex<HashMap<String, Arc<Notify>>>,
+}
+
+impl Bell {
+    /// Listens until `stop`; reopens the connection when it is lost.
+    pub async fn listen(self: Arc<Self>, pool: PgPool, stop: CancellationToken) {
+        let listening = async {
+            loop {
+                if let Err(error) = self.ring(&pool).await {
+                    tracing::debug!(%error, "no news of the queue; looking at it now and then");
+                }
+                tokio::time::sleep(REBUILD_AFTER).await;
+            }
+        };
+        tokio::select! {
+            () = listening => {}
+            () = stop.cancelled() => {}
+        }
+    }
+
+    async fn ring(&self, pool: &PgPool) -> sqlx::Result<()> {
+        let mut listener = PgListener::connect_with(pool).await?;
+        listener.listen(CHANNEL).await?;
+        // An error, or nothing, is a lost connection.
+        while let Some(news) = listener.try_recv().await? {
+            let item: serde_json::Value = serde_json::from_str(news.payload()).unwrap_or_default();
+            let queues = self.queues.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(queue) = item["job_type"].as_str().and_then(|name| queues.get(name)) {
+                queue.notify_one();
+            }
+        }
+        Ok(())
+    }
+
+    fn of(&self, queue: &str) -> Arc<Notify> {
+        let mut queues = self.queues.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(queues.entry(queue.to_owned()).or_default())
+    }
+}
+
+/// Which items are taken, and by whom.
+#[derive(Debug, Clone)]
+pub struct Consumption {
+    /// The database.
+    pub pool: PgPool,
+    /// Tells of new items.
+    pub bell: Arc<Bell>,
+    /// The source.
+    pub source: String,
+    /// Which of its queues.
+    pub lane: Lane,
+    /// Names this process; each consumer gets a name of its own, for a name that is used twice hangs apalis.
+    pub holder: String,
+    /// How many at once.
+    pub concurrency: usize,
+}
+
+/// Takes items off one of a source's queues until `stop`; then waits for those in hand.
+pub async fn consume(consumption: Consumption, handler: Handler, stop: CancellationToken) {
+    let Consumption {
+        pool,
+        bell,
+        source,
+        lane,
+        holder,
+        concurrency,
+    } = consumption;
     let mut generation = 0u32;
     while !stop.is_cancelled() {
         generation += 1;
-        let worker_name = format!("{holder}/{source}/{generation}");
+        let queue = name_of(&source, lane);
+        let worker_name = format!("{holder}/{queue}/{generation}");
         let config = Config::default()
-            .queue(name_of(&source))
+            .queue(queue.as_str())
             // Windows are long: prefetching them is unfair, and unsafe while no heartbeat goes out for them.
             .batch_size(1)
             .heartbeat_interval(HEARTBEAT)
             .missed_heartbeats(MISSED_HEARTBEATS);
-        let in_hand = TaskTracker::new();
+        let (rings, in_hand) = (bell.of(&queue), TaskTracker::new());
         let (pool, handler) = (pool.clone(), tracked(&handler, &in_hand));
-        let queue = name_of(&source);
         let monitor = Monitor::new().register(move |_| {
             WorkerBuilder::new(worker_name.clone())
                 .backend(
                     PostgresStorage::<serde_json::Value>::new(&pool)
                         .with_config(config.clone())
-                        .poll_with_strategy(Wake::new(pool.clone(), queue.clone())),
+                        .poll_with_strategy(Wake::new(Arc::clone(&rings))),
                 )
                 .data(Arc::clone(&handler))
                 .concurrency(concurrency)
@@ -338,24 +445,22 @@ async fn deliver(payload: serde_json::Value, handler: Data<Handler>) -> Result<(
     Ok(())
 }
 
-/// When to look at the queue: on every notification, and every [`POLL`] anyway. apalis' own interval stops after a while
-/// of idleness, and its listener dies silently with its connection; this one reopens it.
+/// When to look at the queue: when the bell rings, and every [`POLL`] anyway. apalis' own interval stops after a while of
+/// idleness, and its listener dies silently with its connection.
 struct Wake {
     tick: Interval,
-    notifications: Option<Pubsub>,
-    pool: PgPool,
-    queue: String,
+    bell: Arc<Notify>,
+    rings: Pin<Box<OwnedNotified>>,
 }
 
 impl Wake {
-    fn new(pool: PgPool, queue: String) -> Self {
+    fn new(bell: Arc<Notify>) -> Self {
         let mut tick = interval(POLL);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Self {
             tick,
-            notifications: None,
-            pool,
-            queue,
+            rings: Box::pin(Arc::clone(&bell).notified_owned()),
+            bell,
         }
     }
 }
@@ -363,20 +468,13 @@ impl Wake {
 impl PollStrategy for Wake {
     fn poll_drive(&mut self, cx: &mut Context<'_>, _: &PollSnapshot) -> Poll<Option<()>> {
         let mut fired = false;
-        // Until it is pending: only then is the next wake-up armed.
+        // Until both are pending: only then is the next wake-up armed.
         while self.tick.poll_tick(cx).is_ready() {
             fired = true;
-            let (pool, queue) = (&self.pool, &self.queue);
-            self.notifications
-                .get_or_insert_with(|| Pubsub::new(pool.clone(), queue.clone()));
         }
-        while let Some(notifications) = self.notifications.as_mut() {
-            match Pin::new(notifications).poll_next(cx) {
-                Poll::Ready(Some(Ok(_))) => fired = true,
-                // The connection is gone: a new one is opened at the next tick.
-                Poll::Ready(_) => self.notifications = None,
-                Poll::Pending => break,
-            }
+        while self.rings.as_mut().poll(cx).is_ready() {
+            fired = true;
+            self.rings = Box::pin(Arc::clone(&self.bell).notified_owned());
         }
         if fired {
             Poll::Ready(Some(()))

@@ -12,6 +12,7 @@ use crate::{
         Look,
         control::{self, PausedHere},
         datasets,
+        pace::{self, Pace},
         report::{self, DatasetState, LaterLooks, Poll},
         retention,
         runs::Kind,
@@ -45,6 +46,8 @@ pub struct DatasetStatus {
     pub live: Option<Live>,
     /// Paused jobs and runs.
     pub paused: Vec<PausedHere>,
+    /// How fast its source is asked, by all processes; `None` if it was never asked.
+    pub pace: Option<Pace>,
 }
 
 /// How polls keep up.
@@ -130,6 +133,7 @@ async fn of_dataset(
     };
     Ok(DatasetStatus {
         paused: control::paused_of(conn, &state.name).await?,
+        pace: pace::present(conn, &state.source).await?,
         gaps: ledger.gaps(),
         requested,
         covered: ledger.sealed,

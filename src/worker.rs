@@ -1,5 +1,5 @@
-//! A process that works: a consumer for each source that has windows, the sweep that puts lost windows back on the
-//! queue, and the orderly end of both.
+//! A process that works: two consumers for each source that has windows, one of them for live ones, the sweep that puts
+//! lost windows back on the queue, and the orderly end of all.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -15,9 +15,10 @@ use crate::{
     harvest::Harvester,
     housekeeping,
     job::{ProcessEnv, Source, SourceSpec},
-    queue::{self, Handler},
+    pace::Together,
+    queue::{self, Bell, Consumption, Handler, Lane},
     store::{Holder, runs, sources},
-    tempo::Client,
+    tempo::{Client, gate::Pace},
 };
 
 /// How often new sources are looked for.
@@ -33,6 +34,10 @@ const READ_LIMITS_EVERY: Duration = Duration::from_secs(60);
 /// How long a source that cannot be used is left alone.
 const UNUSABLE_FOR: Duration = Duration::from_secs(30);
 
+/// How many live windows of a source one process works on at once: polls need not wait for windows that take long.
+/// Requests stay bounded by the source's pace.
+const LIVE_AT_ONCE: usize = 2;
+
 /// What one process works on.
 #[derive(Debug)]
 pub struct Worker {
@@ -44,6 +49,7 @@ pub struct Worker {
     /// Work on these sources only; `None`: on all.
     only: Option<HashSet<String>>,
     unusable: Unusable,
+    bell: Arc<Bell>,
 }
 
 /// Sources from job files at hand, by name. They may change while a worker works.
@@ -82,6 +88,7 @@ struct Consumer {
     stop: CancellationToken,
     spec: Option<serde_json::Value>,
     client: Arc<Client>,
+    pace: Arc<Together>,
     limits_read: Instant,
 }
 
@@ -111,6 +118,7 @@ impl Worker {
             at_hand,
             only: None,
             unusable: Unusable::default(),
+            bell: Arc::default(),
         }
     }
 
@@ -131,6 +139,8 @@ impl Worker {
         let mut consumers: HashMap<String, Consumer> = HashMap::new();
         let mut unusable: HashMap<String, Instant> = HashMap::new();
         let mut tasks = JoinSet::new();
+        let bell = Arc::clone(&self.bell);
+        tasks.spawn(bell.listen(self.pool.clone(), stop.clone()));
         let mut discover = tokio::time::interval(DISCOVER_EVERY);
         let mut sweep = tokio::time::interval(SWEEP_EVERY);
         let housekeeping = tokio::spawn(keep_house(self.pool.clone(), stop.clone()));
@@ -158,6 +168,9 @@ impl Worker {
             }
         }
         while tasks.join_next().await.is_some() {}
+        for consumer in consumers.values() {
+            consumer.pace.close().await;
+        }
         // What it has not deleted until then is left for the next time.
         let keeping = housekeeping.abort_handle();
         if tokio::time::timeout(FINISH_HOUSEKEEPING, housekeeping)
@@ -222,9 +235,15 @@ impl Worker {
             let limits = sources::limits(&mut conn, &name).await?;
             let client = self
                 .source(&name, at_hand, spec.as_ref())
-                .and_then(|source| Client::new(source, limits).map_err(|error| error.to_string()));
+                .and_then(|source| {
+                    let (pool, holder) = (self.pool.clone(), &self.holder);
+                    let pace = Arc::new(Together::new(pool, holder, &name, &source.limits));
+                    Client::at_pace(source, limits, Arc::clone(&pace) as Arc<dyn Pace>)
+                        .map(|client| (client, pace))
+                        .map_err(|error| error.to_string())
+                });
             match client {
-                Ok(client) => {
+                Ok((client, pace)) => {
                     if let Some(before) = consumers.remove(&name) {
                         tracing::info!(
                             source = name,
@@ -234,12 +253,15 @@ impl Worker {
                     }
                     let stop = stop.child_token();
                     let client = Arc::new(client);
-                    tasks.spawn(self.consume(Arc::clone(&client), stop.clone()));
+                    for lane in [Lane::Background, Lane::Live] {
+                        tasks.spawn(self.consume(Arc::clone(&client), lane, stop.clone()));
+                    }
                     self.note_unusable(&name, None);
                     let consumer = Consumer {
                         stop,
                         spec,
                         client,
+                        pace,
                         limits_read: Instant::now(),
                     };
                     consumers.insert(name, consumer);
@@ -287,10 +309,14 @@ impl Worker {
     fn consume(
         &self,
         client: Arc<Client>,
+        lane: Lane,
         stop: CancellationToken,
     ) -> impl Future<Output = ()> + use<> {
         let name = client.source().name.clone();
-        let concurrency = client.source().limits.concurrency;
+        let concurrency = match lane {
+            Lane::Background => client.source().limits.concurrency,
+            Lane::Live => LIVE_AT_ONCE,
+        };
         let harvester = Arc::new(Harvester {
             pool: self.pool.clone(),
             client,
@@ -301,13 +327,14 @@ impl Worker {
             let (harvester, stop) = (Arc::clone(&harvester), stopped.clone());
             Box::pin(async move { harvester.look_at(window_id, &stop).await })
         });
-        queue::consume(
-            self.pool.clone(),
-            name,
-            self.holder.to_string(),
+        let consumption = Consumption {
+            pool: self.pool.clone(),
+            bell: Arc::clone(&self.bell),
+            source: name,
+            lane,
+            holder: self.holder.to_string(),
             concurrency,
-            handler,
-            stop,
-        )
+        };
+        queue::consume(consumption, handler, stop)
     }
 }

@@ -15,7 +15,7 @@ use crate::{
     job::{Auth, Job, Source},
     queue, store,
     store::sources,
-    tempo::{Client, Failure, Limits, Search},
+    tempo::{Client, Failure, Limits, Search, Urgency},
     window::Window,
 };
 
@@ -297,6 +297,7 @@ async fn check_source(findings: &mut Findings, job: &Job, limits: Limits) {
             window,
             query: Some("{ } with (most_recent=true)".to_owned()),
             limit: 1,
+            urgency: Urgency::Background,
         };
         match client.search(&probe).await {
             Ok(answer) => {
@@ -452,7 +453,7 @@ async fn count_finding(
         );
         return;
     };
-    match client.count(window).await {
+    match client.count(window, Urgency::Background).await {
         Ok(answer) => match answer.histogram {
             Some(histogram) => {
                 let detail = format!(

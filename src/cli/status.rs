@@ -1,8 +1,8 @@
 //! `status`: what is collected and what is being collected.
 
-use std::io::Write;
+use std::{collections::BTreeMap, io::Write};
 
-use chrono::{SecondsFormat, Utc};
+use chrono::{DateTime, SecondsFormat, Utc};
 use serde::Serialize;
 
 use super::{
@@ -12,7 +12,7 @@ use super::{
 use crate::{
     control,
     status::{self, DatasetStatus, Live},
-    store::report::LaterLooks,
+    store::{pace::Pace, report::LaterLooks},
     window::rfc3339,
 };
 
@@ -47,6 +47,8 @@ struct Json {
     windows_running: i64,
     windows_failed: usize,
     last_done_at: Option<String>,
+    /// How fast the source is asked, by all processes; null if it never was.
+    source_pace: Option<PaceJson>,
     live: Option<LiveJson>,
     paused: Vec<serde_json::Value>,
 }
@@ -58,6 +60,22 @@ struct LiveJson {
     provisional_s: i64,
     later_looks_24h: Vec<LaterLooks>,
     lookback_widened: Vec<serde_json::Value>,
+}
+
+#[derive(Serialize)]
+struct PaceJson {
+    source: String,
+    requests_per_second: f64,
+    present_requests_per_second: f64,
+    concurrency: i32,
+    present_concurrency: i32,
+    under_way: i64,
+    /// Since when it is asked less than its limits allow.
+    held_back_since: Option<String>,
+    /// No request begins before this.
+    held_until: Option<String>,
+    /// What it was last held back for.
+    why: Option<String>,
 }
 
 /// Runs the command.
@@ -90,6 +108,15 @@ pub(super) async fn run(args: Args) -> anyhow::Result<Exit> {
     }
     for status in &statuses {
         print(&mut out, status)?;
+    }
+    let sources: BTreeMap<&str, &Pace> = statuses
+        .iter()
+        .filter_map(|status| Some((status.state.source.as_str(), status.pace.as_ref()?)))
+        .collect();
+    for (source, pace) in sources {
+        if let Some(line) = held_back(source, pace) {
+            writeln!(out, "{line}")?;
+        }
     }
     Ok(Exit::Complete)
 }
@@ -143,6 +170,47 @@ fn as_json(status: &DatasetStatus) -> Json {
                 })
             })
             .collect(),
+        source_pace: status.pace.as_ref().map(|pace| PaceJson {
+            source: state.source.clone(),
+            requests_per_second: pace.requests_per_second,
+            present_requests_per_second: rounded(pace.present_per_second()),
+            concurrency: pace.concurrency,
+            present_concurrency: pace.present_concurrency(),
+            under_way: pace.under_way,
+            held_back_since: pace.held_since.map(seconds),
+            held_until: pace.held_until.map(seconds),
+            why: pace.held_since.and(pace.why.clone()),
+        }),
+    }
+}
+
+/// What is said of a source that is asked less than its limits allow; nothing of others.
+fn held_back(source: &str, pace: &Pace) -> Option<String> {
+    let since = pace.held_since?;
+    let until = pace.held_until.map_or_else(String::new, |until| {
+        format!("; no request before {}", seconds(until))
+    });
+    Some(format!(
+        "source {source}: {} of {} requests/s, {} of {} at once, held back since {} by \"{}\"{until}",
+        rounded(pace.present_per_second()),
+        pace.requests_per_second,
+        pace.present_concurrency(),
+        pace.concurrency,
+        seconds(since),
+        pace.why.as_deref().unwrap_or("an earlier answer")
+    ))
+}
+
+fn seconds(at: DateTime<Utc>) -> String {
+    at.to_rfc3339_opts(SecondsFormat::Secs, true)
+}
+
+/// To two digits after the point, or as many as make it more than nothing.
+fn rounded(rate: f64) -> f64 {
+    if rate < 0.01 {
+        rate
+    } else {
+        (rate * 100.0).round() / 100.0
     }
 }
 

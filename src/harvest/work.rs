@@ -13,7 +13,7 @@ use crate::{
         sources,
         windows::{self, Claimed, Figures},
     },
-    tempo::{Answer, Class, Client, Failure, Learned, Search, wire::TraceSummary},
+    tempo::{Answer, Class, Client, Failure, Learned, Search, Urgency, wire::TraceSummary},
     window::Window,
 };
 
@@ -63,6 +63,14 @@ impl<'a> Work<'a> {
 
     fn client(&self) -> &Client {
         &self.harvester.client
+    }
+
+    fn urgency(&self) -> Urgency {
+        if self.claimed.priority >= windows::LIVE_PRIORITY {
+            Urgency::Live
+        } else {
+            Urgency::Background
+        }
     }
 
     /// The largest limit that can be asked with.
@@ -199,6 +207,7 @@ impl<'a> Work<'a> {
             window: self.claimed.window,
             query,
             limit,
+            urgency: self.urgency(),
         };
         self.requests += 1;
         let result = self.client().search(&search).await;
@@ -445,7 +454,7 @@ impl<'a> Work<'a> {
             return None;
         }
         self.requests += 1;
-        let result = self.client().count(window).await;
+        let result = self.client().count(window, self.urgency()).await;
         let elapsed = match &result {
             Ok(answer) => answer.elapsed,
             Err(failure) => failure.elapsed,

@@ -109,9 +109,9 @@ pub struct Tls {
 /// How much to ask of a Tempo.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Limits {
-    /// Requests at once, 1 to 64, by each process.
+    /// Requests at once, 1 to 64, by all processes together.
     pub concurrency: usize,
-    /// Requests per second, 0.001 to 10,000, by each process.
+    /// Requests per second, 0.001 to 10,000, by all processes together.
     pub requests_per_second: f64,
     /// How many traces to ask for at once.
     pub traces_per_request: TracesPerRequest,

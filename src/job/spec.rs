@@ -250,7 +250,7 @@ pub struct SourceSpec {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("examples" = ["14d"]))]
     pub retention: Option<DurationText>,
-    /// How much to ask of this Tempo, by each process.
+    /// How much to ask of this Tempo, by all processes together.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limits: Option<LimitsSpec>,
 }
@@ -298,7 +298,7 @@ pub struct TlsSpec {
     pub key_file: Option<String>,
 }
 
-/// How much to ask of a Tempo. Concurrency and rate hold by each process.
+/// How much to ask of a Tempo. Concurrency and rate hold for all processes on one database together.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LimitsSpec {

@@ -19,6 +19,7 @@ pub mod datasets;
 pub mod fetches;
 pub mod history;
 pub mod housekeeping;
+pub mod pace;
 pub mod polls;
 pub mod report;
 pub mod retention;

@@ -32,8 +32,9 @@ pub const BACKFILL_PRIORITY: i32 = 0;
 pub const FOREGROUND_PRIORITY: i32 = 10;
 /// Priority of a poll's settled looks.
 pub const SETTLING_PRIORITY: i32 = 50;
-/// Priority of a poll's newest windows, and of what else must not wait.
-pub const LIVE_PRIORITY: i32 = 100;
+/// Priority of a poll's newest windows, and of what else must not wait: from here on they have consumers and a place at
+/// their source of their own.
+pub const LIVE_PRIORITY: i32 = queue::LIVE_PRIORITY;
 
 /// The right to finish a window.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,6 +63,8 @@ pub struct Claimed {
     pub detail: String,
     /// Traces counted or estimated in it.
     pub expected: Option<u64>,
+    /// Higher goes first.
+    pub priority: i32,
     /// How far its end must lie behind the server's clock, seconds.
     pub settle_s: i64,
     /// Attempts that failed before.
@@ -247,7 +250,7 @@ pub async fn claim(
              AND ((w.state = 'queued' AND w.next_try_at <= clock_timestamp())
                   OR (w.state = 'running' AND w.lease_expires_at < clock_timestamp()))
              AND NOT EXISTS (SELECT FROM harvest.paused_runs p WHERE p.run_id = w.run_id)
-           RETURNING lower(span) AS "start!", upper(span) AS "end!", w.look, w.earlier_look, w.dataset, d.query, d.detail, w.expected, w.settle_s,
+           RETURNING lower(span) AS "start!", upper(span) AS "end!", w.look, w.earlier_look, w.dataset, d.query, d.detail, w.expected, w.priority, w.settle_s,
                      w.attempts, w.throttled, w.timeouts, w.lapsed, w.lease_token"#,
         window_id,
         holder.as_str(),
@@ -270,6 +273,7 @@ pub async fn claim(
             query: row.query,
             detail: row.detail,
             expected: row.expected.and_then(|n| u64::try_from(n).ok()),
+            priority: row.priority,
             settle_s: row.settle_s,
             attempts: count(row.attempts),
             throttled: count(row.throttled),

@@ -4,7 +4,7 @@
 //! into a bounded buffer. Nothing here retries; [`crate::harvest`] decides that.
 
 use std::{
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -22,14 +22,13 @@ use url::Url;
 
 use super::{
     error::{Class, Failure, Refusal},
-    gate::Gate,
+    gate::{Alone, Gate, Pace, Urgency},
     limits::{Learned, Limits},
     wire::{self, Format, SearchBody},
 };
 use crate::{
     container,
     job::{Auth, Source},
-    retry,
     split::Histogram,
     window::Window,
 };
@@ -54,6 +53,8 @@ pub struct Search {
     pub query: Option<String>,
     /// Most traces to answer.
     pub limit: u32,
+    /// Who waits for it.
+    pub urgency: Urgency,
 }
 
 /// An answer to a search.
@@ -133,11 +134,24 @@ struct Body {
 }
 
 impl Client {
-    /// A client for the source, with the limits that were learned before.
+    /// A client for the source, with the limits that were learned before, which keeps the source's pace by itself.
     ///
     /// # Errors
     /// If a certificate or key file cannot be read or used.
     pub fn new(source: Source, limits: Limits) -> Result<Self, SetupError> {
+        let alone = Alone::new(source.limits.concurrency, source.limits.requests_per_second);
+        Self::at_pace(source, limits, Arc::new(alone))
+    }
+
+    /// The same, asking at this pace.
+    ///
+    /// # Errors
+    /// If a certificate or key file cannot be read or used.
+    pub fn at_pace(
+        source: Source,
+        limits: Limits,
+        pace: Arc<dyn Pace>,
+    ) -> Result<Self, SetupError> {
         // A second installation is an error that changes nothing: there is one provider.
         let _already_installed = rustls::crypto::ring::default_provider().install_default();
         let loopback = is_loopback(&source.url);
@@ -167,7 +181,7 @@ impl Client {
         })?;
         Ok(Self {
             http,
-            gate: Gate::new(source.limits.concurrency, source.limits.requests_per_second),
+            gate: Gate::new(pace, &source.limits),
             limits: Mutex::new(limits),
             uncounted: Mutex::new(None),
             secrets: secrets_of(&source),
@@ -244,12 +258,14 @@ impl Client {
                 pairs.append_pair("q", query).append_pair("spss", "1");
             }
         }
-        let body = self.get(url, "application/protobuf").await?;
+        let body = self
+            .get(url, "application/protobuf", search.urgency)
+            .await?;
         let format = Format::of(&body.content_type).ok_or_else(|| self.strange(&body))?;
         let decoded = wire::decode_search(format, &body.bytes).map_err(|error| {
             self.broken(&body, format!("Tempo's answer cannot be read: {error}"))
         })?;
-        self.gate.answered();
+        self.gate.answered(body.elapsed).await;
         Ok(Answer {
             body: decoded,
             status: body.status,
@@ -264,7 +280,7 @@ impl Client {
     ///
     /// # Errors
     /// A [`Failure`] with its class.
-    pub async fn count(&self, window: Window) -> Result<CountAnswer, Failure> {
+    pub async fn count(&self, window: Window, urgency: Urgency) -> Result<CountAnswer, Failure> {
         let step_s = (window.seconds() + MOST_STEPS - 1) / MOST_STEPS;
         let mut url = self.url("api/metrics/query_range");
         url.query_pairs_mut()
@@ -275,11 +291,11 @@ impl Client {
             .append_pair("start", &window.start().to_string())
             .append_pair("end", &window.end().to_string())
             .append_pair("step", &format!("{step_s}s"));
-        let body = self.get(url, "application/json").await?;
+        let body = self.get(url, "application/json", urgency).await?;
         let histogram = wire::decode_count(&body.bytes, step_s).map_err(|error| {
             self.broken(&body, format!("Tempo's count cannot be read: {error}"))
         })?;
-        self.gate.answered();
+        self.gate.answered(body.elapsed).await;
         Ok(CountAnswer {
             histogram,
             status: body.status,
@@ -294,7 +310,11 @@ impl Client {
     /// A [`Failure`] with its class.
     pub async fn version(&self) -> Result<Option<String>, Failure> {
         let body = self
-            .get(self.url("api/status/buildinfo"), "application/json")
+            .get(
+                self.url("api/status/buildinfo"),
+                "application/json",
+                Urgency::Background,
+            )
             .await?;
         Ok(serde_json::from_slice::<serde_json::Value>(&body.bytes)
             .ok()
@@ -309,15 +329,17 @@ impl Client {
         url
     }
 
-    async fn get(&self, url: Url, accept: &'static str) -> Result<Body, Failure> {
-        let _place = self.gate.enter().await;
+    async fn get(&self, url: Url, accept: &'static str, urgency: Urgency) -> Result<Body, Failure> {
+        let _place = self.gate.enter(urgency).await;
         let sent = Instant::now();
-        self.send(url, accept, sent)
-            .await
-            .map_err(|failure| Failure {
-                elapsed: sent.elapsed(),
-                ..failure
-            })
+        match self.send(url, accept, sent).await {
+            Ok(body) => Ok(body),
+            Err(mut failure) => {
+                failure.elapsed = sent.elapsed();
+                self.gate.failed(&failure).await;
+                Err(failure)
+            }
+        }
     }
 
     async fn send(&self, url: Url, accept: &'static str, sent: Instant) -> Result<Body, Failure> {
@@ -411,17 +433,6 @@ impl Client {
         } else {
             refusal.class()
         };
-        if class == Class::Access {
-            self.gate.shut_out();
-        }
-        if class == Class::Throttled {
-            let row = self.gate.refused();
-            let wait = match retry_after {
-                Some(asked) => asked.min(retry::LONGEST_ASKED),
-                None => retry::wait(row.min(6), None) / 2,
-            };
-            self.gate.pause(wait);
-        }
         Failure {
             retry_after,
             ..Failure::of_answer(class, body.status, self.scrub(&refusal.message()))

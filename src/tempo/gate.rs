@@ -1,30 +1,143 @@
-//! How often one source may be asked by this process: so many requests at once, so many a second, none while it has
-//! asked us to wait.
+//! How often one source may be asked: the gate every request to it passes.
+//!
+//! Here stands what a gate is asked and told ([`Pace`]), and a pace that this process keeps for itself ([`Alone`]). The
+//! one that all processes share is [`crate::pace`]. What the gate counts for this process only: refusals in a row, and
+//! rounds of requests that were not let in.
 
 use std::{
-    sync::{Mutex, PoisonError},
+    any::Any,
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
+use futures::future::BoxFuture;
 use tokio::{
-    sync::{Semaphore, SemaphorePermit},
+    sync::Semaphore,
     time::{Instant, sleep_until},
 };
 
-use crate::retry;
+use super::error::{Class, Failure};
+use crate::{job, retry};
 
-/// The gate every request to one source passes.
+/// Who waits for the answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Urgency {
+    /// A poll, which is to be a few seconds behind the present.
+    Live,
+    /// Anything that may take its time.
+    Background,
+}
+
+/// The right to have one request under way; dropping it gives the place back.
+pub struct Permit {
+    _place: Box<dyn Any + Send + Sync>,
+}
+
+impl Permit {
+    /// A permit that holds on to this.
+    pub fn new(place: impl Any + Send + Sync) -> Self {
+        Self {
+            _place: Box::new(place),
+        }
+    }
+}
+
+impl fmt::Debug for Permit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Permit")
+    }
+}
+
+/// What a request tells about how much the source bears.
+#[derive(Debug, Clone)]
+pub enum Sign {
+    /// It answered in good time.
+    Good,
+    /// It took long to answer, or did not in time.
+    Slow {
+        /// How long ago the request was sent.
+        sent_ago: Duration,
+        /// What happened.
+        why: String,
+    },
+    /// It refused as too many requests.
+    Throttled {
+        /// How long ago the request was sent.
+        sent_ago: Duration,
+        /// How long to wait before the next.
+        wait: Duration,
+        /// What it said.
+        why: String,
+    },
+}
+
+/// How fast a source is asked.
+pub trait Pace: fmt::Debug + Send + Sync {
+    /// Waits for a place and for the moment a request may begin.
+    fn enter(&self, urgency: Urgency) -> BoxFuture<'_, Permit>;
+
+    /// Takes note of what a request told.
+    fn notes(&self, sign: Sign) -> BoxFuture<'_, ()>;
+}
+
+/// A pace of this process alone: so many requests at once, so many a second, evenly spaced.
+#[derive(Debug)]
+pub struct Alone {
+    places: Arc<Semaphore>,
+    interval: Duration,
+    next: Mutex<Instant>,
+}
+
+impl Alone {
+    /// At most `concurrency` requests under way, and at most `per_second` begun in a second.
+    pub fn new(concurrency: usize, per_second: f64) -> Self {
+        Self {
+            places: Arc::new(Semaphore::new(concurrency.max(1))),
+            interval: Duration::try_from_secs_f64(1.0 / per_second).unwrap_or(Duration::ZERO),
+            next: Mutex::new(Instant::now()),
+        }
+    }
+}
+
+impl Pace for Alone {
+    fn enter(&self, _: Urgency) -> BoxFuture<'_, Permit> {
+        Box::pin(async move {
+            // Never closed, so this is always a permit.
+            let place = Arc::clone(&self.places).acquire_owned().await.ok();
+            loop {
+                let now = Instant::now();
+                let start = {
+                    let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
+                    if *next <= now {
+                        *next = now + self.interval;
+                        return Permit::new(place);
+                    }
+                    *next
+                };
+                sleep_until(start).await;
+            }
+        })
+    }
+
+    fn notes(&self, _: Sign) -> BoxFuture<'_, ()> {
+        Box::pin(std::future::ready(()))
+    }
+}
+
+/// The gate of one source in this process.
 #[derive(Debug)]
 pub struct Gate {
-    places: Semaphore,
-    interval: Duration,
+    pace: Arc<dyn Pace>,
+    /// An answer that takes longer is slow.
+    slow: Duration,
     state: Mutex<State>,
 }
 
 #[derive(Debug)]
 struct State {
-    /// When the next request may start.
-    next: Instant,
+    /// No request of this process begins before this.
+    held_until: Instant,
     /// Refusals as "too many requests" since the last answer.
     refusals: u32,
     /// Rounds of requests that were not let in since the last answer, and until when what comes belongs to the latest.
@@ -33,56 +146,83 @@ struct State {
 }
 
 impl Gate {
-    /// At most `concurrency` requests under way, and at most `per_second` begun in a second, evenly spaced.
-    pub fn new(concurrency: usize, per_second: f64) -> Self {
+    /// A gate that lets requests in at this pace.
+    pub fn new(pace: Arc<dyn Pace>, limits: &job::Limits) -> Self {
+        let now = Instant::now();
         Self {
-            places: Semaphore::new(concurrency.max(1)),
-            interval: Duration::try_from_secs_f64(1.0 / per_second).unwrap_or(Duration::ZERO),
+            pace,
+            slow: limits.timeout / 3,
             state: Mutex::new(State {
-                next: Instant::now(),
+                held_until: now,
                 refusals: 0,
                 shut_out: 0,
-                round_ends: Instant::now(),
+                round_ends: now,
             }),
         }
     }
 
-    /// Waits for a place and for the next moment a request may begin. The place is held until the permit is dropped.
-    pub async fn enter(&self) -> Option<SemaphorePermit<'_>> {
-        // Never closed, so this is always a permit.
-        let permit = self.places.acquire().await.ok();
+    /// Waits for a place and for the moment a request may begin. The place is held until the permit is dropped.
+    pub async fn enter(&self, urgency: Urgency) -> Permit {
         loop {
-            let now = Instant::now();
-            let start = {
-                let mut state = self.lock();
-                if state.next <= now {
-                    state.next = now + self.interval;
-                    return permit;
-                }
-                state.next
-            };
-            sleep_until(start).await;
+            let until = self.lock().held_until;
+            if until <= Instant::now() {
+                return self.pace.enter(urgency).await;
+            }
+            sleep_until(until).await;
         }
     }
 
-    /// Holds back every request to this source until `wait` has passed.
-    pub fn pause(&self, wait: Duration) {
-        let mut state = self.lock();
-        if let Some(until) = Instant::now().checked_add(wait) {
-            state.next = state.next.max(until);
+    /// An answer came, after so long: the server bears what it is given, and lets it in.
+    pub async fn answered(&self, elapsed: Duration) {
+        {
+            let mut state = self.lock();
+            (state.refusals, state.shut_out) = (0, 0);
         }
+        let sign = if elapsed < self.slow {
+            Sign::Good
+        } else {
+            Sign::Slow {
+                sent_ago: elapsed,
+                why: format!("an answer took {:.1} s", elapsed.as_secs_f64()),
+            }
+        };
+        self.pace.notes(sign).await;
     }
 
-    /// Counts a refusal as too many requests; returns how many there were in a row.
-    pub fn refused(&self) -> u32 {
-        let mut state = self.lock();
-        state.refusals = state.refusals.saturating_add(1);
-        state.refusals
+    /// A request failed. What that says about the next ones is noted before its place is given back.
+    pub async fn failed(&self, failure: &Failure) {
+        let sent_ago = failure.elapsed;
+        let why = failure.message.clone();
+        match failure.class {
+            Class::Access => self.shut_out(),
+            Class::Throttled => {
+                let wait = {
+                    let mut state = self.lock();
+                    state.refusals = state.refusals.saturating_add(1);
+                    let wait = match failure.retry_after {
+                        Some(asked) => asked.min(retry::LONGEST_ASKED),
+                        None => retry::wait(state.refusals.min(6), None) / 2,
+                    };
+                    if let Some(until) = Instant::now().checked_add(wait) {
+                        state.held_until = state.held_until.max(until);
+                    }
+                    wait
+                };
+                let sign = Sign::Throttled {
+                    sent_ago,
+                    wait,
+                    why,
+                };
+                self.pace.notes(sign).await;
+            }
+            Class::Timeout => self.pace.notes(Sign::Slow { sent_ago, why }).await,
+            Class::Limit(_) | Class::TooLarge | Class::Passing | Class::Query => {}
+        }
     }
 
     /// Counts a refusal for want of access, and holds everything back for a while: what is refused to one request is
     /// refused to all. Requests that were under way together are refused in one round.
-    pub fn shut_out(&self) {
+    fn shut_out(&self) {
         let now = Instant::now();
         let mut state = self.lock();
         if now < state.round_ends {
@@ -90,18 +230,12 @@ impl Gate {
         }
         state.shut_out = state.shut_out.saturating_add(1);
         state.round_ends = now + retry::wait(state.shut_out, None);
-        state.next = state.next.max(state.round_ends);
+        state.held_until = state.held_until.max(state.round_ends);
     }
 
     /// How many rounds of requests in a row were refused for want of access.
     pub fn rounds_shut_out(&self) -> u32 {
         self.lock().shut_out
-    }
-
-    /// An answer came: the server bears what it is given, and lets it in.
-    pub fn answered(&self) {
-        let mut state = self.lock();
-        (state.refusals, state.shut_out) = (0, 0);
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, State> {
@@ -113,45 +247,69 @@ impl Gate {
 mod tests {
     use super::*;
 
+    fn gate(concurrency: usize, requests_per_second: f64) -> Gate {
+        let limits = job::Limits {
+            concurrency,
+            requests_per_second,
+            traces_per_request: job::TracesPerRequest::Auto,
+            timeout: Duration::from_secs(60),
+            max_attempts: 10,
+        };
+        Gate::new(
+            Arc::new(Alone::new(concurrency, requests_per_second)),
+            &limits,
+        )
+    }
+
+    fn refused(class: Class, retry_after: Option<Duration>) -> Failure {
+        Failure {
+            retry_after,
+            ..Failure::new(class, "no")
+        }
+    }
+
     #[tokio::test(start_paused = true)]
-    async fn requests_are_spaced_and_paused() {
-        let gate = Gate::new(8, 5.0);
+    async fn requests_are_spaced_and_held_back() {
+        let gate = gate(8, 5.0);
         let begin = Instant::now();
         for _ in 0..6 {
-            gate.enter().await;
+            gate.enter(Urgency::Background).await;
         }
         assert_eq!(
             begin.elapsed().as_millis() / 10,
             100,
             "six at five a second begin within a second"
         );
-        gate.pause(Duration::from_secs(3));
-        gate.enter().await;
+        gate.failed(&refused(Class::Throttled, Some(Duration::from_secs(3))))
+            .await;
+        gate.enter(Urgency::Live).await;
         assert!(begin.elapsed() >= Duration::from_secs(4));
     }
 
     #[tokio::test(start_paused = true)]
     async fn requests_refused_together_are_one_round_and_hold_back_the_next() {
-        let gate = Gate::new(8, 1_000.0);
-        gate.shut_out();
-        gate.shut_out();
+        let gate = gate(8, 1_000.0);
+        let refused = refused(Class::Access, None);
+        gate.failed(&refused).await;
+        gate.failed(&refused).await;
         assert_eq!(gate.rounds_shut_out(), 1);
         let begin = Instant::now();
-        gate.enter().await;
+        gate.enter(Urgency::Background).await;
         assert!(begin.elapsed() >= Duration::from_millis(200));
-        gate.shut_out();
+        gate.failed(&refused).await;
         assert_eq!(gate.rounds_shut_out(), 2);
-        gate.answered();
+        gate.answered(Duration::ZERO).await;
         assert_eq!(gate.rounds_shut_out(), 0);
     }
 
     #[tokio::test(start_paused = true)]
     async fn no_more_are_under_way_than_allowed() {
-        let gate = Gate::new(1, 1_000.0);
-        let held = gate.enter().await;
-        let second = tokio::time::timeout(Duration::from_secs(1), gate.enter()).await;
+        let gate = gate(1, 1_000.0);
+        let held = gate.enter(Urgency::Background).await;
+        let second =
+            tokio::time::timeout(Duration::from_secs(1), gate.enter(Urgency::Background)).await;
         assert!(second.is_err());
         drop(held);
-        assert!(gate.enter().await.is_some());
+        gate.enter(Urgency::Background).await;
     }
 }

@@ -11,4 +11,5 @@ pub mod wire;
 
 pub use client::{Answer, Client, CountAnswer, Search};
 pub use error::{Class, Failure};
+pub use gate::Urgency;
 pub use limits::{Learned, Limits};

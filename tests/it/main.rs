@@ -15,6 +15,7 @@ mod fragments;
 mod housekeeping;
 mod job;
 mod local_postgres;
+mod pace;
 mod polls;
 mod repair;
 mod retention;
