@@ -274,7 +274,8 @@ async fn refetchable(
     let bounds = request.bounds();
     let covered = bounds.intersection(&ledger.sealed);
     let left = covered.minus(&in_flight);
-    let gone = ledger.kept_from.map_or_else(WindowSet::default, before);
+    let gone = ledger.kept_from.max(ledger.deleted_before);
+    let gone = gone.map_or_else(WindowSet::default, before);
     let to_fetch = left.minus(&gone);
     let left_s = [
         ("not covered", bounds.minus(&covered).seconds()),

@@ -278,6 +278,27 @@ async fn what_was_missed_longer_ago_than_catch_up_is_not_asked_for() {
 }
 
 #[tokio::test]
+async fn what_retention_deleted_is_not_caught_up_with() {
+    let scene = Scene::new(lively()).await;
+    let file = polling(&scene, "live", QUICK);
+    scene.command(&["work", "--drain", &file]).await.expect(0);
+    asked_since(&scene, 600).await;
+    let deleted = "UPDATE harvest.datasets SET deleted_before = date_trunc('second', now()) - interval '4 minutes'";
+    scene.execute(deleted).await;
+    scene.command(&["work", "--drain", &file]).await.expect(0);
+    let before = "SELECT extract(epoch FROM deleted_before)::bigint FROM harvest.datasets";
+    let before = scene.number(before).await;
+    let sealed = covered(&scene, "sealed").await;
+    assert!(
+        matches!(sealed[..], [(from, _)] if from == before),
+        "{sealed:?} {before}"
+    );
+    let said = scene.command(&["gaps", "shop", "--json"]).await;
+    let gaps = said.json();
+    assert_eq!(gaps[0]["reason"], "deleted by retention", "{gaps}");
+}
+
+#[tokio::test]
 async fn schedules_fire_and_a_backfill_without_one_is_submitted_when_work_starts() {
     let scene = Scene::new(tempo(&hours(3, 600))).await;
     let job = |name: &str, schedule: &str| {
