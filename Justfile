@@ -79,6 +79,10 @@ db *OPTIONS:
 test *OPTIONS:
     cargo test "$@"
 
+# Measures what planning a tick costs after a year of polling, beside an empty ledger
+bench *OPTIONS:
+    cargo bench --bench ticks "$@"
+
 # Checks format and lints
 lint:
     cargo fmt --check

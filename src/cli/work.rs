@@ -1,6 +1,10 @@
 //! `work`: fetch what is on the queue, and schedule the jobs of a folder, until stopped.
 
-use std::{path::PathBuf, sync::PoisonError};
+use std::{
+    path::PathBuf,
+    sync::PoisonError,
+    time::{Duration, Instant},
+};
 
 use anyhow::bail;
 use chrono::Utc;
@@ -14,14 +18,17 @@ use super::{
 use crate::{
     job::Job,
     scheduler::Scheduler,
-    store::{Holder, control, sources, windows},
+    store::{Holder, OpenError, control, sources, windows},
+    submit::SubmitError,
     worker::{AtHand, Unusable, Worker},
 };
 
 /// Connections of a worker: enough for several sources at their default concurrency.
 const CONNECTIONS: u32 = 32;
 /// How often `--drain` looks whether anything is left.
-const LOOK_EVERY: std::time::Duration = std::time::Duration::from_millis(300);
+const LOOK_EVERY: Duration = Duration::from_millis(300);
+/// How long a daemon waits for a database that is not there yet.
+const WAIT_FOR_DATABASE: Duration = Duration::from_secs(60);
 
 /// Fetch what is on the queue and keep the jobs given up to date, until stopped (Ctrl-C or SIGTERM).
 ///
@@ -48,10 +55,33 @@ pub(super) async fn run(args: Args) -> anyhow::Result<Exit> {
             Err(exit) => return Ok(exit),
         },
     };
-    let database = Database::open(&args.database, Otherwise::Refuse, CONNECTIONS).await?;
+    let database = open(&args).await?;
     let outcome = work(&database, &args, jobs).await;
     database.close().await;
     outcome
+}
+
+/// Opens the database. A daemon may have been started along with it, or while it restarts: that is waited for.
+async fn open(args: &Args) -> anyhow::Result<Database> {
+    let begun = Instant::now();
+    let mut said = false;
+    loop {
+        let error = match Database::open(&args.database, Otherwise::Refuse, CONNECTIONS).await {
+            Ok(database) => return Ok(database),
+            Err(error) => error,
+        };
+        let passes = error
+            .downcast_ref::<OpenError>()
+            .is_some_and(OpenError::may_pass);
+        if args.drain || !passes || begun.elapsed() > WAIT_FOR_DATABASE {
+            return Err(error);
+        }
+        if !said {
+            eprintln!("{error:#}; waiting for it for a minute");
+            said = true;
+        }
+        tokio::time::sleep(WAIT_FOR_DATABASE / 60).await;
+    }
 }
 
 async fn work(database: &Database, args: &Args, jobs: Vec<Job>) -> anyhow::Result<Exit> {
@@ -64,10 +94,14 @@ async fn work(database: &Database, args: &Args, jobs: Vec<Job>) -> anyhow::Resul
         args.files.clone(),
         jobs,
     );
-    scheduler
-        .register()
-        .await
-        .map_err(|(job, error)| jobs::refused(&job, error))?;
+    let begun = Instant::now();
+    while let Err((job, error)) = scheduler.register().await {
+        let passes = !args.drain && matches!(error, SubmitError::Database(_));
+        if !passes || begun.elapsed() > WAIT_FOR_DATABASE {
+            return Err(jobs::refused(&job, error));
+        }
+        tokio::time::sleep(WAIT_FOR_DATABASE / 60).await;
+    }
     let since = Utc::now();
     if args.drain {
         scheduler

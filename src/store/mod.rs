@@ -38,12 +38,12 @@ pub const OLDEST_SERVER: i32 = 140_000;
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// No connection.
-    #[error("cannot connect to PostgreSQL at {address}: {source}{hint}")]
+    #[error("cannot connect to PostgreSQL at {address}: {error}{hint}")]
     Connect {
         /// Host and port, or socket.
         address: String,
-        /// What the driver says.
-        source: sqlx::Error,
+        /// What the driver says. Part of the message, so no cause of it.
+        error: sqlx::Error,
         /// What else may help, to be read on from the rest; often empty.
         hint: String,
     },
@@ -86,6 +86,23 @@ pub enum OpenError {
     Database(#[from] sqlx::Error),
 }
 
+impl OpenError {
+    /// Whether the server may be about to start: nobody answers, or it says so.
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Self::Connect { error, .. } | Self::Database(error) => match error {
+                sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut => true,
+                // admin_shutdown, crash_shutdown, cannot_connect_now
+                sqlx::Error::Database(error) => {
+                    matches!(error.code().as_deref(), Some("57P01" | "57P02" | "57P03"))
+                }
+                _ => false,
+            },
+            _ => false,
+        }
+    }
+}
+
 fn rights_hint(error: &MigrateError) -> &'static str {
     let text = error.to_string();
     if text.contains("permission denied") {
@@ -119,10 +136,10 @@ pub async fn connect(options: &PgConnectOptions, connections: u32) -> Result<PgP
         Some(_) => String::new(),
         None => options.get_host().to_owned(),
     };
-    let connect_error = |source| OpenError::Connect {
+    let connect_error = |error| OpenError::Connect {
         address: address.clone(),
-        hint: container::hint(&host, &source, container::is_inside()),
-        source,
+        hint: container::hint(&host, &error, container::is_inside()),
+        error,
     };
     let mut first = tokio::time::timeout(
         Duration::from_secs(10),
@@ -305,9 +322,9 @@ mod tests {
         let options = PgConnectOptions::new_without_pgpass()
             .host("127.0.0.1")
             .port(closed.port());
-        let Err(OpenError::Connect { source, .. }) = connect(&options, 1).await else {
+        let Err(OpenError::Connect { error, .. }) = connect(&options, 1).await else {
             panic!("nothing listens there");
         };
-        assert_ne!(container::hint("127.0.0.1", &source, true), "");
+        assert_ne!(container::hint("127.0.0.1", &error, true), "");
     }
 }

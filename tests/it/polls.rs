@@ -533,3 +533,19 @@ async fn data_on_the_way_to_the_blocks_is_not_taken_for_nothing() {
     let sealed = "SELECT count(*) FROM harvest.traces t JOIN harvest.coverage c ON c.look <> 'fresh' AND t.started_at <@ c.covered";
     assert_eq!(scene.number(sealed).await, 0);
 }
+
+#[tokio::test]
+async fn a_daemon_waits_for_its_database_and_a_command_does_not() {
+    let scene = Scene::new(lively()).await;
+    let file = polling(&scene, "live", QUICK);
+    // Nothing listens on port 1.
+    let nowhere = [("DATABASE_URL", "postgres://nobody@127.0.0.1:1/none")];
+    let mut running = scene.start_with(&["work", &file], &nowhere);
+    running.says("waiting for it").await;
+    running.signal(Signal::TERM);
+    assert_ne!(running.end().await.code, Some(0));
+    let said = scene
+        .command_with(&["work", "--drain", &file], &nowhere)
+        .await;
+    assert!(!said.expect(1).stderr.contains("waiting"));
+}
