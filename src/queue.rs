@@ -1,7 +1,7 @@
 //! The work queue: the only file that names apalis.
 //!
 //! It carries "look at window N, from time T, at priority P" and nothing else. What a window's state is, whether it is
-//! due and who holds it stand in the ledger ([`crate::store::windows`]); an item that is delivered twice, late or for a
+//! due and who holds it stand in the ledger ([`crate::store::windows`], [`crate::store::lease`]); an item that is delivered twice, late or for a
 //! window that is done is dropped there. So the handler always tells apalis "ok", and nothing that apalis loses or
 //! doubles loses or doubles a window: [`crate::worker`] puts windows back that are due and have no item.
 

@@ -15,7 +15,7 @@ use super::{
 use crate::{
     retry,
     split::Band,
-    store::windows::{self, Figures},
+    store::lease::{self, Figures},
     tempo::{Class, Failure, wire::TraceSummary},
 };
 
@@ -217,7 +217,7 @@ impl Second<'_, '_> {
             .acquire()
             .await
             .map_err(Outcome::Database)?;
-        let merged = windows::store_part(&mut conn, self.work.claimed, found).await?;
+        let merged = lease::store_part(&mut conn, self.work.claimed, found).await?;
         self.figures.returned += i64::try_from(number).unwrap_or(0);
         self.figures.stored_new += merged.new;
         self.figures.improved += merged.improved;

@@ -15,8 +15,9 @@ use crate::{
     retry,
     split::Piece,
     store::{
-        Holder, sources, traces,
-        windows::{self, Claimed, ErrorClass, Figures, FinishError, Renewal, Setback},
+        Holder,
+        lease::{self, Claimed, ErrorClass, Figures, FinishError, Renewal, Setback},
+        sources, traces, windows,
     },
     tempo::{Class, Client, Failure, wire::TraceSummary},
 };
@@ -154,7 +155,7 @@ impl Harvester {
 
     async fn claim(&self, window_id: i64) -> sqlx::Result<Option<Claimed>> {
         let tenant = self.client.source().tenant.as_deref();
-        windows::claim(
+        lease::claim(
             &mut *self.pool.acquire().await?,
             window_id,
             &self.holder,
@@ -167,9 +168,9 @@ impl Harvester {
     /// being asked for then is given up, and nothing more is asked.
     async fn keep_lease(&self, claimed: &Claimed) -> Outcome {
         loop {
-            tokio::time::sleep(windows::RENEW_EVERY).await;
+            tokio::time::sleep(lease::RENEW_EVERY).await;
             let renewed =
-                async { windows::renew(&mut *self.pool.acquire().await?, claimed.lease).await };
+                async { lease::renew(&mut *self.pool.acquire().await?, claimed.lease).await };
             match renewed.await {
                 Ok(Renewal::Held) => {}
                 Ok(Renewal::Paused) => return Outcome::Stopped,
@@ -233,12 +234,12 @@ impl Harvester {
             Outcome::Done { found, mut before } => {
                 before.requests = requests;
                 let returned = before.returned + i64::try_from(found.len()).unwrap_or(0);
-                let new = windows::mark_done(&mut conn, claimed, found, before).await?;
+                let new = lease::mark_done(&mut conn, claimed, found, before).await?;
                 tracing::debug!(dataset = claimed.dataset, %window, traces = returned, new, requests, "window done");
                 sources::answered(&mut conn, &self.client.source().name).await?;
             }
             Outcome::Split(pieces, spent) => {
-                windows::split(&mut conn, claimed, &pieces, spent, requests).await?;
+                lease::split(&mut conn, claimed, &pieces, spent, requests).await?;
                 tracing::debug!(dataset = claimed.dataset, %window, pieces = pieces.len(), "window split");
             }
             Outcome::Failed(failure) => {
@@ -253,17 +254,17 @@ impl Harvester {
                     retry_in: None,
                     requests,
                 };
-                windows::set_back(&mut conn, claimed.lease, &setback).await?;
+                lease::set_back(&mut conn, claimed.lease, &setback).await?;
                 // Once it has been raised, the next attempt is to notice.
                 self.client.forget_result_limit();
                 sources::forget_result_limit(&mut conn, &self.client.source().name).await?;
             }
             Outcome::NotYet { wait, why } => {
                 tracing::info!(dataset = claimed.dataset, %window, why, "window waits");
-                windows::release(&mut conn, claimed.lease, wait, Some(&why), requests).await?;
+                lease::release(&mut conn, claimed.lease, wait, Some(&why), requests).await?;
             }
             Outcome::Stopped => {
-                windows::release(&mut conn, claimed.lease, Duration::ZERO, None, requests).await?
+                lease::release(&mut conn, claimed.lease, Duration::ZERO, None, requests).await?
             }
             Outcome::Lost | Outcome::Database(_) => {}
         }
@@ -279,7 +280,7 @@ impl Harvester {
             requests: 0,
         };
         let mut conn = self.pool.acquire().await?;
-        windows::set_back(&mut conn, claimed.lease, &setback).await
+        lease::set_back(&mut conn, claimed.lease, &setback).await
     }
 
     async fn set_back(
@@ -346,7 +347,7 @@ impl Harvester {
             retry_in,
             requests,
         };
-        windows::set_back(&mut *conn, claimed.lease, &setback).await?;
+        lease::set_back(&mut *conn, claimed.lease, &setback).await?;
         if give_up && matches!(class, ErrorClass::Query | ErrorClass::Access) {
             windows::fail_run(&mut *conn, claimed.lease.window_id, class, &failure.message).await?;
         }

@@ -10,8 +10,8 @@ use crate::{
     split::{self, Decision, Density, Histogram, OverLimit},
     store::{
         fetches::{self, Fetch},
-        sources,
-        windows::{self, Claimed, Figures},
+        lease::{Claimed, Figures},
+        sources, windows,
     },
     tempo::{Answer, Class, Client, Failure, Learned, Search, Urgency, wire::TraceSummary},
     window::Window,

@@ -5,7 +5,7 @@
 use chrono::{DateTime, Utc};
 use sqlx::{PgConnection, postgres::types::PgRange};
 
-use super::{Look, runs::range};
+use super::{Look, range};
 use crate::window::Window;
 
 /// Since when something is paused, and who paused it.

@@ -5,20 +5,22 @@
 
 use std::{fmt, time::Duration};
 
+use chrono::{DateTime, Utc};
 use sqlx::{
     Connection, PgPool,
     migrate::{Migrate, MigrateError, Migrator},
-    postgres::{PgConnectOptions, PgConnection, PgPoolOptions},
+    postgres::{PgConnectOptions, PgConnection, PgPoolOptions, types::PgRange},
 };
 
-use crate::container;
 pub use crate::plan::Look;
+use crate::{container, window::Window};
 
 pub mod control;
 pub mod datasets;
 pub mod fetches;
 pub mod history;
 pub mod housekeeping;
+pub mod lease;
 pub mod pace;
 pub mod polls;
 pub mod report;
@@ -33,6 +35,21 @@ static MIGRATIONS: Migrator = sqlx::migrate!();
 
 /// The oldest PostgreSQL that has multiranges.
 pub const OLDEST_SERVER: i32 = 140_000;
+
+/// A moment of the ledger, from Unix seconds.
+fn at(second: i64) -> DateTime<Utc> {
+    DateTime::from_timestamp(second, 0).unwrap_or(DateTime::<Utc>::MAX_UTC)
+}
+
+/// A window as a range of the ledger.
+fn range(window: Window) -> PgRange<DateTime<Utc>> {
+    (at(window.start())..at(window.end())).into()
+}
+
+/// A range of the ledger as a window.
+fn window_of(start: DateTime<Utc>, end: DateTime<Utc>) -> Option<Window> {
+    Window::new(start.timestamp(), end.timestamp())
+}
 
 /// Why the database cannot be used.
 #[derive(Debug, thiserror::Error)]

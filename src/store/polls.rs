@@ -2,12 +2,13 @@
 //! `lookback`.
 
 use chrono::{DateTime, Utc};
-use sqlx::{PgConnection, postgres::types::PgRange};
+use sqlx::PgConnection;
 
 use super::{
-    Holder, Look,
+    Holder, Look, at, range,
     runs::{self, Kind, NewRun},
-    windows::{LIVE_PRIORITY, window_of},
+    window_of,
+    windows::LIVE_PRIORITY,
 };
 use crate::{
     plan::poll::{ByLook, State},
@@ -20,14 +21,6 @@ pub(super) const MOST_FAILURES: i64 = 3;
 const DENSITY_REACH_S: i64 = 900;
 /// Sealing looks in a row that found something the settled look had missed, before `lookback` is widened.
 const MISSES_IN_A_ROW: usize = 3;
-
-fn at(second: i64) -> DateTime<Utc> {
-    DateTime::from_timestamp(second, 0).unwrap_or(DateTime::<Utc>::MAX_UTC)
-}
-
-fn range(window: Window) -> PgRange<DateTime<Utc>> {
-    (at(window.start())..at(window.end())).into()
-}
 
 /// A job's living poll.
 #[derive(Debug, Clone, Copy)]

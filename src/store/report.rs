@@ -3,7 +3,7 @@
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 
-use super::{Look, runs::Kind, windows::window_of};
+use super::{Look, runs::Kind, window_of};
 use crate::window::{Window, WindowSet};
 
 /// A dataset at a glance.

@@ -1,19 +1,14 @@
 //! `harvest.runs`: submissions, and how far the windows they planned are.
 
 use chrono::{DateTime, Utc};
-use sqlx::{PgConnection, postgres::types::PgRange};
+use sqlx::PgConnection;
 
 use super::{
     Holder,
     control::{self, JobRow},
+    range,
 };
 use crate::window::Window;
-
-/// A window as the ledger writes it.
-pub(super) fn range(window: Window) -> PgRange<DateTime<Utc>> {
-    let at = |second| DateTime::from_timestamp(second, 0).unwrap_or(DateTime::<Utc>::MAX_UTC);
-    (at(window.start())..at(window.end())).into()
-}
 
 /// What a run is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

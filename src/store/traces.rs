@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use chrono::{DateTime, Utc};
 use sqlx::{PgConnection, Row, postgres::types::PgRange};
 
-use super::runs::range;
+use super::range;
 use crate::{
     tempo::wire::{ServiceCounts, TraceSummary},
     window::Window,
