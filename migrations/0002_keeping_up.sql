@@ -24,12 +24,14 @@ ALTER TABLE harvest.jobs
     ADD COLUMN scheduled_at timestamptz,
     ADD COLUMN lookback_s bigint CHECK (lookback_s > 0),
     ADD COLUMN lookback_widened_at timestamptz,
+    ADD COLUMN superseded_by text,
     ADD CHECK ((paused_at IS NULL) = (paused_by IS NULL));
 COMMENT ON COLUMN harvest.jobs.paused_at IS 'Since when none of its windows is fetched and none is planned; NULL: not paused';
 COMMENT ON COLUMN harvest.jobs.paused_by IS 'Who paused it';
 COMMENT ON COLUMN harvest.jobs.scheduled_at IS 'The last tick of the backfill''s schedule that was acted on; NULL: none yet';
 COMMENT ON COLUMN harvest.jobs.lookback_s IS 'The poll''s lookback in seconds as widened, because sealing kept finding what the settled look had missed; NULL: as the job file says';
 COMMENT ON COLUMN harvest.jobs.lookback_widened_at IS 'When it was last widened';
+COMMENT ON COLUMN harvest.jobs.superseded_by IS 'The job of the same dataset that its file holds now: it was renamed. NULL: it was not';
 
 ALTER TABLE harvest.windows
     ADD COLUMN earlier_look text CHECK (earlier_look IN ('fresh', 'settled')),
@@ -38,6 +40,6 @@ COMMENT ON COLUMN harvest.windows.look IS 'What being done will count as: fresh 
 COMMENT ON COLUMN harvest.windows.earlier_look IS 'The latest look that had covered all of it when it was planned: stored_new and improved are then what that look had missed; NULL: none';
 COMMENT ON COLUMN harvest.windows.improved IS 'Traces stored before that it completed: an earlier start, a later end, a root, more spans';
 CREATE INDEX windows_later_looks ON harvest.windows (dataset, look, finished_at) WHERE state = 'done' AND earlier_look IS NOT NULL;
-CREATE INDEX windows_failed ON harvest.windows (dataset, finished_at) WHERE state = 'failed';
+CREATE INDEX windows_failed ON harvest.windows USING gist (dataset, look, span) WHERE state = 'failed';
 CREATE INDEX windows_queue ON harvest.windows (source, priority, queue_at) WHERE state = 'queued';
 COMMENT ON COLUMN harvest.windows.queue_at IS 'Order within a priority: earlier goes first; pieces inherit it. No moment: runs of one source take turns by it';

@@ -126,7 +126,8 @@ BEGIN
         -- The last place is kept for polls, where there are any.
         WHEN places > 1 AND held_in_background >= places - 1 THEN NOT EXISTS (
             SELECT FROM harvest.runs r JOIN harvest.datasets d ON d.name = r.dataset
-            WHERE r.kind = 'poll' AND r.state = 'open' AND d.source = source_name)
+            WHERE r.kind = 'poll' AND r.state = 'open' AND upper(r.requested) > clock_timestamp() - interval '2 hours'
+              AND d.source = source_name)
         ELSE true
     END;
     IF pace.held_until > present THEN

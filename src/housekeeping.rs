@@ -48,12 +48,24 @@ pub struct Deleted {
 pub async fn offer(pool: &PgPool) -> sqlx::Result<Option<Deleted>> {
     let mut conn = pool.acquire().await?;
     let now = polls::clock(&mut conn).await?;
+    // What a wrong clock says is old must not be deleted.
+    let ahead = (now - Utc::now()).abs();
+    if ahead > CLOCKS_AGREE {
+        tracing::warn!(
+            "nothing old is deleted: the database's clock and this machine's are {} s apart",
+            ahead.num_seconds()
+        );
+        return Ok(None);
+    }
     if !housekeeping::take_turn(&mut conn, now, EVERY).await? {
         return Ok(None);
     }
     drop(conn);
     keep_house(pool, now).await.map(Some)
 }
+
+/// How far the database's clock and ours may be apart for anything to be deleted by them.
+const CLOCKS_AGREE: TimeDelta = TimeDelta::minutes(10);
 
 /// Deletes what is no longer needed at `now`.
 ///

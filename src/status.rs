@@ -18,7 +18,7 @@ use crate::{
         runs::Kind,
         sources, windows,
     },
-    window::WindowSet,
+    window::{Window, WindowSet},
 };
 
 /// How far back is added up what later looks found.
@@ -76,6 +76,11 @@ impl DatasetStatus {
     /// Seconds asked for and not collected though they should be.
     pub fn missing_s(&self) -> i64 {
         self.seconds(Reason::is_missing)
+    }
+
+    /// Seconds asked for that should be complete by now: old enough, and neither deleted nor beyond retention.
+    pub fn due_s(&self) -> i64 {
+        self.requested.seconds() - self.seconds(|reason| !reason.is_missing())
     }
 
     /// Seconds that a poll has, and will look at again.
@@ -174,7 +179,7 @@ pub async fn ledger(
         polls: polls
             .iter()
             .map(|poll| Polled {
-                requested: poll.requested,
+                requested: up_to_now(poll, now_s),
                 seal_after_s: poll.seal_after_s,
                 catch_up_s: poll.catch_up_s,
                 young_s: young_s(&poll.spec),
@@ -196,6 +201,16 @@ pub async fn ledger(
         settled_until: now_s - report::settle(conn, dataset).await?.backfills_s,
         now: now_s,
     })
+}
+
+/// What a poll has taken on by now, whether or not anybody ticked: without workers its gap grows all the same.
+fn up_to_now(poll: &Poll, now_s: i64) -> Window {
+    let asked = poll.requested;
+    let by_now = match poll.living {
+        true => (now_s - young_s(&poll.spec)).max(asked.end()),
+        false => asked.end(),
+    };
+    Window::new(asked.start(), by_now).unwrap_or(asked)
 }
 
 /// How old a second may be before a poll has looked at it: the job file's `delay` and a few ticks.

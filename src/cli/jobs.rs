@@ -72,9 +72,22 @@ impl JobArgs {
             Err(exit) => return Ok(Err(exit)),
         };
         let mut targets = Vec::new();
+        let several = jobs
+            .iter()
+            .filter(|job| job.enabled && job.backfill.is_some())
+            .count()
+            > 0;
         for job in jobs {
             if !job.enabled {
                 eprintln!("job `{}` is not enabled; left out", job.name);
+                continue;
+            }
+            let ranged = self.last.is_some() || self.from.is_some();
+            if job.backfill.is_none() && !ranged && several {
+                eprintln!(
+                    "job `{}` has no [backfill]; left out, `work` polls it",
+                    job.name
+                );
                 continue;
             }
             refuse_another_definition(targets.iter().map(|target: &Target| &target.job), &job)?;
@@ -185,15 +198,30 @@ fn warn_of_early_sealing(job: &Job) {
 }
 
 /// The jobs of these files that are to be scheduled, or all that is wrong with them. Those that are not enabled are among
-/// them: they may be, later.
+/// them: they may be, later. With `goes_on` the good ones are enough: a daemon that starts again after somebody's bad edit
+/// goes on with the rest.
 pub(super) fn to_schedule(
     files: &[PathBuf],
     now: DateTime<Utc>,
+    goes_on: bool,
 ) -> Result<Result<Vec<Job>, Exit>, UsageError> {
-    let jobs = match load(files, now) {
-        Ok(jobs) => jobs,
-        Err(exit) => return Ok(Err(exit)),
+    let options = LoadOptions {
+        env: &ProcessEnv,
+        now,
     };
+    let loaded = job::load_each(files, &options);
+    let jobs: Vec<Job> = loaded
+        .files
+        .into_iter()
+        .filter_map(|(_, job)| job)
+        .collect();
+    if !loaded.problems.is_empty() {
+        eprintln!("{}", loaded.problems);
+        if !goes_on || !jobs.iter().any(|job| job.enabled) {
+            return Ok(Err(Exit::Usage));
+        }
+        eprintln!("these files are left out until they are changed");
+    }
     for (index, job) in jobs.iter().enumerate() {
         if !job.enabled {
             eprintln!("job `{}` is not enabled; left out", job.name);

@@ -139,7 +139,7 @@ fn as_json(status: &DatasetStatus) -> Json {
             .iter()
             .map(|w| [rfc3339(w.start()), rfc3339(w.end())])
             .collect(),
-        complete: status.missing_s() == 0,
+        complete: status.missing_s() == 0 && status.due_s() > 0,
         windows_queued: state.queued,
         windows_running: state.running,
         windows_failed: status.failed_windows,
@@ -229,19 +229,20 @@ fn print(out: &mut impl Write, status: &DatasetStatus) -> std::io::Result<()> {
         state.source,
         state.jobs.join(", ")
     )?;
-    let requested = status.requested.seconds();
-    let there = requested - status.missing_s();
-    let percent = if requested > 0 {
-        there as f64 * 100.0 / requested as f64
-    } else {
-        100.0
+    // What is too young, deleted, or beyond retention is not due.
+    let due_s = status.due_s();
+    let complete = match due_s {
+        0 => "nothing is due to be complete yet".to_owned(),
+        _ => {
+            let there_s = due_s - status.missing_s();
+            let percent = there_s as f64 * 100.0 / due_s as f64;
+            format!(
+                "{percent:.1} % of the {:.1} h due complete",
+                due_s as f64 / 3_600.0
+            )
+        }
     };
-    writeln!(
-        out,
-        "  {} traces; {percent:.1} % of the {} h asked for collected",
-        state.traces,
-        requested / 3_600
-    )?;
+    writeln!(out, "  {} traces; {complete}", state.traces)?;
     for window in status.covered.iter().take(5) {
         writeln!(out, "  collected  {window}")?;
     }

@@ -19,7 +19,6 @@ use crate::{
     job::Job,
     scheduler::Scheduler,
     store::{Holder, OpenError, control, sources, windows},
-    submit::SubmitError,
     worker::{AtHand, Unusable, Worker},
 };
 
@@ -50,7 +49,7 @@ pub(super) struct Args {
 pub(super) async fn run(args: Args) -> anyhow::Result<Exit> {
     let jobs = match args.files.is_empty() {
         true => Vec::new(),
-        false => match jobs::to_schedule(&args.files, Utc::now())? {
+        false => match jobs::to_schedule(&args.files, Utc::now(), !args.drain)? {
             Ok(jobs) => jobs,
             Err(exit) => return Ok(exit),
         },
@@ -95,12 +94,25 @@ async fn work(database: &Database, args: &Args, jobs: Vec<Job>) -> anyhow::Resul
         jobs,
     );
     let begun = Instant::now();
-    while let Err((job, error)) = scheduler.register().await {
-        let passes = !args.drain && matches!(error, SubmitError::Database(_));
-        if !passes || begun.elapsed() > WAIT_FOR_DATABASE {
-            return Err(jobs::refused(&job, error));
+    let refused = loop {
+        match scheduler.register().await {
+            Ok(refused) => break refused,
+            Err(error) if args.drain || begun.elapsed() > WAIT_FOR_DATABASE => {
+                return Err(error.into());
+            }
+            Err(_) => tokio::time::sleep(WAIT_FOR_DATABASE / 60).await,
         }
-        tokio::time::sleep(WAIT_FOR_DATABASE / 60).await;
+    };
+    let goes_on = !args.drain && scheduler.has_jobs();
+    for (job, error) in refused {
+        let refused = jobs::refused(&job, error);
+        if !goes_on {
+            return Err(refused);
+        }
+        eprintln!(
+            "error: {refused}\njob `{}` is left out until its file is changed",
+            job.name
+        );
     }
     let since = Utc::now();
     if args.drain {

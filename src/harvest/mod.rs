@@ -7,6 +7,7 @@
 
 use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
+use chrono::Utc;
 use futures::FutureExt;
 use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
@@ -15,8 +16,9 @@ use crate::{
     retry,
     split::Piece,
     store::{
-        Holder,
+        Holder, Look,
         lease::{self, Claimed, ErrorClass, Figures, FinishError, Renewal, Setback},
+        runs::Kind,
         sources, traces, windows,
     },
     tempo::{Class, Client, Failure, wire::TraceSummary},
@@ -41,6 +43,8 @@ const ALIVE_FACTOR: u32 = 3;
 
 /// How long data may be on the way from Tempo's live store to its block list; then it is looked for again.
 const HANDED_OVER_AFTER: Duration = Duration::from_secs(60);
+/// Data that is older, seconds, is not on the way any more.
+const LONGEST_ON_THE_WAY_S: i64 = 86_400;
 /// So many traces, and all of them, have to be gone from a filtered answer before it is not believed.
 const FEWEST_GONE: i64 = 10;
 
@@ -68,6 +72,8 @@ enum Outcome {
     Failed(Failure),
     /// More traces in one nanosecond of duration, root service and root name than an answer may bring.
     Irreducible(String),
+    /// Tempo no longer has what it once showed.
+    Vanished(String),
     /// Its answers do not count yet.
     NotYet { wait: Duration, why: String },
     /// This process is to stop, or the window is paused.
@@ -189,8 +195,9 @@ impl Harvester {
         found: Vec<TraceSummary>,
         before: Figures,
     ) -> Outcome {
-        // What came in parts was stored part by part.
-        if claimed.earlier_look.is_none() || before.returned > 0 {
+        // What came in parts was stored part by part. A repair is somebody's decision to take what is there.
+        let later = claimed.earlier_look.is_some() || claimed.look == Look::Sealed;
+        if !later || before.returned > 0 || claimed.kind == Kind::Repair {
             return Outcome::Done { found, before };
         }
         let unseen = async {
@@ -210,9 +217,12 @@ impl Harvester {
             return Outcome::Done { found, before };
         }
         let message = format!(
-            "Tempo does not show {unseen} of the {stored} traces that an earlier look brought from here: they are on the way to its \
-             blocks, or lost there"
+            "Tempo does not show {unseen} of the {stored} traces that are stored from here: they are on the way to its blocks, or \
+             lost there; `repair` takes what it shows"
         );
+        if claimed.window.end() < Utc::now().timestamp() - LONGEST_ON_THE_WAY_S {
+            return Outcome::Vanished(message);
+        }
         let mut failure = Failure::new(Class::Passing, message);
         failure.retry_after = Some(HANDED_OVER_AFTER);
         Outcome::Failed(failure)
@@ -236,7 +246,11 @@ impl Harvester {
                 let returned = before.returned + i64::try_from(found.len()).unwrap_or(0);
                 let new = lease::mark_done(&mut conn, claimed, found, before).await?;
                 tracing::debug!(dataset = claimed.dataset, %window, traces = returned, new, requests, "window done");
-                sources::answered(&mut conn, &self.client.source().name).await?;
+                let source = &self.client.source().name;
+                if self.client.note_silent(false) {
+                    tracing::warn!(source, "the source answers again");
+                }
+                sources::answered(&mut conn, source).await?;
             }
             Outcome::Split(pieces, spent) => {
                 lease::split(&mut conn, claimed, &pieces, spent, requests).await?;
@@ -258,6 +272,16 @@ impl Harvester {
                 // Once it has been raised, the next attempt is to notice.
                 self.client.forget_result_limit();
                 sources::forget_result_limit(&mut conn, &self.client.source().name).await?;
+            }
+            Outcome::Vanished(error) => {
+                tracing::warn!(dataset = claimed.dataset, %window, error, "window failed");
+                let setback = Setback {
+                    class: ErrorClass::Passing,
+                    error,
+                    retry_in: None,
+                    requests,
+                };
+                lease::set_back(&mut conn, claimed.lease, &setback).await?;
             }
             Outcome::NotYet { wait, why } => {
                 tracing::info!(dataset = claimed.dataset, %window, why, "window waits");
@@ -335,6 +359,14 @@ impl Harvester {
         let dataset = &claimed.dataset;
         match retry_in {
             Some(wait) => {
+                let silent = matches!(
+                    class,
+                    ErrorClass::Passing | ErrorClass::Timeout | ErrorClass::Access
+                );
+                if silent && failed > 1 && self.client.note_silent(true) {
+                    let source = &self.client.source().name;
+                    tracing::warn!(source, error = %failure, "the source fails; its windows wait and are tried again");
+                }
                 tracing::info!(dataset, %window, attempt = failed, wait_ms = wait.as_millis(), error = %failure, "attempt failed; trying again");
             }
             None => {
@@ -348,7 +380,9 @@ impl Harvester {
             requests,
         };
         lease::set_back(&mut *conn, claimed.lease, &setback).await?;
-        if give_up && matches!(class, ErrorClass::Query | ErrorClass::Access) {
+        // A poll goes on: its next ticks ask again, and a stray refusal must not end what others have in hand.
+        let all = claimed.kind != Kind::Poll;
+        if give_up && all && matches!(class, ErrorClass::Query | ErrorClass::Access) {
             windows::fail_run(&mut *conn, claimed.lease.window_id, class, &failure.message).await?;
         }
         Ok(())

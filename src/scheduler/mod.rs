@@ -5,7 +5,7 @@
 //! Time is the database's, so that schedulers on several machines agree; a local clock that jumps moves no tick for longer
 //! than it takes to ask.
 
-use std::{path::PathBuf, time::Duration};
+use std::{collections::HashMap, path::PathBuf, time::Duration};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use sqlx::{Connection, PgPool};
@@ -29,6 +29,8 @@ const LONGEST_SLEEP: Duration = Duration::from_secs(1);
 const AFTER_TICK: TimeDelta = TimeDelta::milliseconds(30);
 /// How long to wait after the database failed.
 const AFTER_FAILURE: TimeDelta = TimeDelta::seconds(1);
+/// How long to wait before a paused job's backfill is tried again.
+const WHILE_PAUSED: TimeDelta = TimeDelta::seconds(15);
 /// How long to wait after a job was refused.
 const AFTER_REFUSAL: TimeDelta = TimeDelta::seconds(60);
 
@@ -42,6 +44,8 @@ pub struct Scheduler {
     entries: Vec<Entry>,
     /// What was last said to be wrong with the files.
     said: String,
+    /// Changed jobs that were refused, and why.
+    refused: HashMap<String, String>,
     clock: Clock,
 }
 
@@ -99,26 +103,41 @@ impl Scheduler {
             folder: Folder::new(paths),
             entries: entries.collect(),
             said: String::new(),
+            refused: HashMap::new(),
             clock: Clock::default(),
         }
     }
 
-    /// Records the jobs, their sources and datasets.
+    /// Records the jobs, their sources and datasets. A job that is refused is left out until its file is acceptable;
+    /// returns those, and why.
     ///
     /// # Errors
-    /// The job that is refused, and why.
-    pub async fn register(&mut self) -> Result<(), (Job, SubmitError)> {
+    /// If the database refuses.
+    pub async fn register(&mut self) -> sqlx::Result<Vec<(Job, SubmitError)>> {
+        let mut refused = Vec::new();
         for entry in &mut self.entries {
             match register(&self.pool, &entry.job).await {
                 Ok((now, scheduled_at)) => {
                     self.clock.set(now);
                     entry.start(now, scheduled_at);
+                    if entry.job.enabled {
+                        self.at_hand.put(entry.job.source.clone());
+                    }
                 }
-                Err(error) => return Err((entry.job.clone(), error)),
+                Err(SubmitError::Database(error)) => return Err(error),
+                Err(error) => refused.push((entry.job.clone(), error)),
             }
-            self.at_hand.put(entry.job.source.clone());
         }
-        Ok(())
+        for (job, error) in &refused {
+            self.entries.retain(|entry| entry.job.name != job.name);
+            self.refused.insert(job.name.clone(), error.to_string());
+        }
+        Ok(refused)
+    }
+
+    /// Whether there is a job to schedule.
+    pub fn has_jobs(&self) -> bool {
+        self.entries.iter().any(|entry| entry.job.enabled)
     }
 
     /// Plans and submits everything that is due now, later looks as far as they are due: there will be no later tick.
@@ -154,6 +173,8 @@ impl Scheduler {
             }
             for index in 0..self.entries.len() {
                 if went_back {
+                    let entry = &mut self.entries[index];
+                    entry.backfill_at = entry.next_backfill(now).or(entry.backfill_at);
                     self.entries[index].poll_at =
                         self.entries[index].job.poll.as_ref().map(|_| now);
                 }
@@ -191,7 +212,8 @@ impl Scheduler {
                 backfill(&mut conn, &entry.job, &self.holder).await
             };
             entry.backfill_at = match outcome.await {
-                Ok(()) => entry.next_backfill(now),
+                Ok(true) => entry.next_backfill(now),
+                Ok(false) => Some(now + WHILE_PAUSED),
                 Err(error) => Some(now + say_failed(&entry.job, &error)),
             };
         }
@@ -203,6 +225,7 @@ impl Scheduler {
         else {
             return;
         };
+        let begun = std::time::Instant::now();
         let outcome = async {
             let mut conn = self.pool.acquire().await?;
             tick::tick(&mut conn, &entry.job, poll, &self.holder, false).await
@@ -216,7 +239,7 @@ impl Scheduler {
                 }
                 say_ticked(&entry.job, &ticked);
                 entry.poll_at = tick::next(&entry.job, poll, ticked.now).map(|at| at + AFTER_TICK);
-                self.clock.set(ticked.now);
+                self.clock.set(ticked.now + begun.elapsed());
             }
             Err(error) => entry.poll_at = Some(now + say_failed(&entry.job, &error)),
         }
@@ -227,6 +250,7 @@ impl Scheduler {
     async fn take_over(&mut self, loaded: Loaded) {
         self.say_problems(&loaded.problems);
         let mut present: Vec<String> = Vec::new();
+        let twice = defined_twice(&loaded);
         for (file, job) in loaded.files {
             let Some(job) = job else {
                 // Something is wrong with it now: what it held before goes on.
@@ -253,7 +277,16 @@ impl Scheduler {
                     continue;
                 }
             }
-            self.accept(job).await;
+            match twice.get(&job.name) {
+                Some(other) => {
+                    let why = format!(
+                        "source `{}` is defined differently for job `{other}`",
+                        job.source.name
+                    );
+                    self.say_refused(&job, &why);
+                }
+                None => self.accept(job).await,
+            }
         }
         for entry in &mut self.entries {
             if !entry.absent && !present.contains(&entry.job.name) {
@@ -265,24 +298,10 @@ impl Scheduler {
     }
 
     async fn accept(&mut self, job: Job) {
-        let another = self.entries.iter().find(|entry| {
-            entry.job.name != job.name
-                && entry.job.source.name == job.source.name
-                && entry.job.source_spec.url != job.source_spec.url
-        });
-        if let Some(another) = another {
-            tracing::error!(
-                job = job.name,
-                "the changed job is not taken over: source `{}` is defined differently for job `{}`",
-                job.source.name,
-                another.job.name
-            );
-            self.folder.read_again();
-            return;
-        }
         match register(&self.pool, &job).await {
             Ok((now, scheduled_at)) => {
-                tracing::info!(job = job.name, file = %job.file.display(), "took over a new or changed job");
+                tracing::warn!(job = job.name, file = %job.file.display(), "took over a new or changed job");
+                self.refused.remove(&job.name);
                 self.at_hand.put(job.source.clone());
                 let mut entry = Entry::new(job, now);
                 entry.start(now, scheduled_at);
@@ -290,14 +309,19 @@ impl Scheduler {
                     .retain(|known| known.job.name != entry.job.name);
                 self.entries.push(entry);
             }
-            Err(error) => {
-                let text = error.to_string();
-                if self.said != text {
-                    tracing::error!(job = job.name, file = %job.file.display(), "the changed job is not taken over, the last good version stays: {text}");
-                    self.said = text;
-                }
+            Err(SubmitError::Database(error)) => {
+                tracing::warn!(job = job.name, %error, "cannot record a changed job; trying again");
                 self.folder.read_again();
             }
+            Err(error) => self.say_refused(&job, &error.to_string()),
+        }
+    }
+
+    /// Says once why a changed job is not taken over.
+    fn say_refused(&mut self, job: &Job, why: &str) {
+        let before = self.refused.insert(job.name.clone(), why.to_owned());
+        if before.as_deref() != Some(why) {
+            tracing::error!(job = job.name, file = %job.file.display(), "the changed job is not taken over, the last good version stays: {why}");
         }
     }
 
@@ -352,6 +376,25 @@ impl Entry {
     }
 }
 
+/// Jobs whose source is defined differently for another job, with that one's name: a source is its name.
+fn defined_twice(loaded: &Loaded) -> HashMap<String, String> {
+    let jobs = || {
+        loaded
+            .files
+            .iter()
+            .filter_map(|(_, job)| job.as_ref())
+            .filter(|job| job.enabled)
+    };
+    jobs()
+        .filter_map(|job| {
+            let other = jobs().find(|other| {
+                other.source.name == job.source.name && other.source_spec != job.source_spec
+            })?;
+            Some((job.name.clone(), other.name.clone()))
+        })
+        .collect()
+}
+
 /// Records a job; returns the database's clock and the last tick of its backfill's schedule. One that is scheduled for the
 /// first time begins now.
 async fn register(
@@ -360,7 +403,9 @@ async fn register(
 ) -> Result<(DateTime<Utc>, Option<DateTime<Utc>>), SubmitError> {
     let mut conn = pool.acquire().await?;
     let mut tx = conn.begin().await?;
-    submit::register(&mut tx, job).await?;
+    if job.enabled {
+        submit::register(&mut tx, job).await?;
+    }
     if job.poll.is_none() || !job.enabled {
         polls::end(&mut tx, &job.name).await?;
     }
@@ -379,23 +424,23 @@ async fn register(
     Ok((now, scheduled_at))
 }
 
-/// Submits a job's backfill as it is due by the database's clock.
+/// Submits a job's backfill as it is due by the database's clock; `false`: the job is paused.
 async fn backfill(
     conn: &mut sqlx::PgConnection,
     job: &Job,
     holder: &Holder,
-) -> Result<(), SubmitError> {
+) -> Result<bool, SubmitError> {
     let now = polls::clock(&mut *conn).await?;
     let Some(submission) = Submission::of_backfill(job, now, holder) else {
-        return Ok(());
+        return Ok(true);
     };
     if polls::is_paused(&mut *conn, &job.name).await? {
-        return Ok(());
+        return Ok(false);
     }
     let (plan, _run) = submit::submit(&mut *conn, &submission).await?;
     polls::record_tick(conn, &job.name, now).await?;
     tracing::info!(job = job.name, range = %submission.requested, windows = plan.windows.len(), "backfill submitted");
-    Ok(())
+    Ok(true)
 }
 
 /// Says why a job's tick failed; returns how long to wait.

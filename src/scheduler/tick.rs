@@ -81,6 +81,8 @@ pub async fn tick_at(
         widened: None,
     };
     let mut tx = conn.begin().await?;
+    // Other jobs wait for their turn: whoever deletes a dataset holds its lock for minutes.
+    polls::wait_briefly(&mut tx).await?;
     crate::store::datasets::lock_for_planning(&mut tx, &job.dataset).await?;
     if polls::is_paused(&mut tx, &job.name).await? {
         ticked.paused = true;
@@ -92,7 +94,11 @@ pub async fn tick_at(
         None => {
             submit::register(&mut tx, job).await?;
             let edge_s = Rules::new(poll, None, every_s).edge(now.timestamp());
-            let from_s = begins(job, now, edge_s - every_s);
+            let newest_s = edge_s - every_s;
+            let from_s = match polls::goes_on_from(&mut tx, &job.dataset, now).await? {
+                Some(from_s) => from_s.min(newest_s),
+                None => begins(job, poll, now, newest_s),
+            };
             let Some(requested) = Window::new(from_s, edge_s) else {
                 return Ok(ticked);
             };
@@ -134,15 +140,22 @@ pub async fn tick_at(
     Ok(ticked)
 }
 
-/// Where a new poll begins: at the newest window, or where the job's backfill of the last days ends, so that the two meet.
-fn begins(job: &Job, now: DateTime<Utc>, newest_s: i64) -> i64 {
+/// Where a dataset's first poll begins: at the newest window, or where the job's backfill of the last days ends, so that the
+/// two meet - no further back than the poll catches up.
+fn begins(job: &Job, poll: &Poll, now: DateTime<Utc>, newest_s: i64) -> i64 {
     use crate::job::BackfillRange;
-    match &job.backfill {
+    let from_s = match &job.backfill {
         Some(backfill) if matches!(backfill.range, BackfillRange::Last(_)) => {
             backfill.resolve(now).1.min(newest_s)
         }
         _ => newest_s,
-    }
+    };
+    let catch_up_s = poll
+        .catch_up
+        .and_then(|far| i64::try_from(far.as_secs()).ok());
+    catch_up_s.map_or(from_s, |far_s| {
+        from_s.max(now.timestamp() - far_s).min(newest_s)
+    })
 }
 
 /// How far the ticks are apart, seconds; of a cron schedule, the next two.

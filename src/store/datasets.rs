@@ -207,10 +207,25 @@ pub async fn record_job(
 ) -> sqlx::Result<()> {
     sqlx::query!(
         "INSERT INTO harvest.jobs (name, dataset, spec, file) VALUES ($1, $2, $3, $4)
-         ON CONFLICT (name) DO UPDATE SET dataset = excluded.dataset, spec = excluded.spec, file = excluded.file, submitted_at = now()",
+         ON CONFLICT (name) DO UPDATE SET dataset = excluded.dataset, spec = excluded.spec, file = excluded.file, submitted_at = now(),
+             superseded_by = NULL",
         name,
         dataset,
         spec,
+        file
+    )
+    .execute(&mut *conn)
+    .await?;
+    // Renamed: another job of the same file and dataset is no more, and nor is its poll.
+    sqlx::query!(
+        "WITH renamed AS (
+             UPDATE harvest.jobs SET superseded_by = $1
+             WHERE file = $3 AND dataset = $2 AND name <> $1 AND superseded_by IS NULL RETURNING name
+         )
+         UPDATE harvest.runs r SET state = 'complete', finished_at = now() FROM renamed
+         WHERE r.job = renamed.name AND r.kind = 'poll' AND r.state = 'open'",
+        name,
+        dataset,
         file
     )
     .execute(conn)

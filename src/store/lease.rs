@@ -10,6 +10,7 @@ use sqlx::{Acquire, PgConnection, postgres::types::PgRange};
 
 use super::{
     Holder, Look, datasets, range,
+    runs::Kind,
     traces::{self, Merged},
     window_of,
 };
@@ -45,6 +46,8 @@ pub struct Claimed {
     pub look: Look,
     /// The latest look that had covered all of it when it was planned.
     pub earlier_look: Option<Look>,
+    /// What it was planned for.
+    pub kind: Kind,
     /// The dataset it fills.
     pub dataset: String,
     /// The dataset's TraceQL filter.
@@ -137,13 +140,13 @@ pub async fn claim(
            SET state = 'running', lease_token = lease_token + 1, lease_holder = $2,
                lapsed = CASE WHEN w.state = 'running' THEN w.lapsed + 1 ELSE w.lapsed END,
                lease_expires_at = clock_timestamp() + make_interval(secs => $3)
-           FROM harvest.datasets d
-           WHERE w.id = $1 AND d.name = w.dataset AND d.tenant IS NOT DISTINCT FROM $4
+           FROM harvest.datasets d, harvest.runs r
+           WHERE w.id = $1 AND d.name = w.dataset AND r.id = w.run_id AND d.tenant IS NOT DISTINCT FROM $4
              AND ((w.state = 'queued' AND w.next_try_at <= clock_timestamp())
                   OR (w.state = 'running' AND w.lease_expires_at < clock_timestamp()))
              AND NOT EXISTS (SELECT FROM harvest.paused_runs p WHERE p.run_id = w.run_id)
-           RETURNING lower(span) AS "start!", upper(span) AS "end!", w.look, w.earlier_look, w.dataset, d.query, d.detail, w.expected, w.priority, w.settle_s,
-                     w.attempts, w.throttled, w.timeouts, w.lapsed, w.lease_token"#,
+           RETURNING lower(span) AS "start!", upper(span) AS "end!", w.look, w.earlier_look, r.kind, w.dataset, d.query, d.detail, w.expected,
+                     w.priority, w.settle_s, w.attempts, w.throttled, w.timeouts, w.lapsed, w.lease_token"#,
         window_id,
         holder.as_str(),
         LEASE.as_secs_f64(),
@@ -161,6 +164,7 @@ pub async fn claim(
             window: window_of(row.start, row.end)?,
             look: Look::from_name(&row.look)?,
             earlier_look: row.earlier_look.as_deref().and_then(Look::from_name),
+            kind: Kind::from_name(&row.kind)?,
             dataset: row.dataset,
             query: row.query,
             detail: row.detail,

@@ -43,6 +43,17 @@ pub async fn clock(conn: &mut PgConnection) -> sqlx::Result<DateTime<Utc>> {
         .await
 }
 
+/// Lets the transaction wait two seconds for a lock, and fail then.
+///
+/// # Errors
+/// If the database refuses.
+pub async fn wait_briefly(conn: &mut PgConnection) -> sqlx::Result<()> {
+    sqlx::query!("SET LOCAL lock_timeout = '2s'")
+        .execute(conn)
+        .await?;
+    Ok(())
+}
+
 /// Whether the job is paused; `false` if it is not known.
 ///
 /// # Errors
@@ -83,6 +94,30 @@ pub async fn open_run(
         from_s: row.from.timestamp(),
         widened_s: row.lookback_s,
     }))
+}
+
+/// Where a new poll of a dataset goes on, Unix seconds: where its latest poll began, whichever job's, so that what that left
+/// provisional, and missed since, is looked at; else where a backfill ended within the last day; `None` without either.
+///
+/// # Errors
+/// If the database refuses.
+pub async fn goes_on_from(
+    conn: &mut PgConnection,
+    dataset: &str,
+    now: DateTime<Utc>,
+) -> sqlx::Result<Option<i64>> {
+    sqlx::query_scalar!(
+        "SELECT extract(epoch FROM coalesce(
+             (SELECT lower(requested) FROM harvest.runs
+              WHERE dataset = $1 AND kind = 'poll' AND state <> 'cancelled' ORDER BY id DESC LIMIT 1),
+             (SELECT max(upper(requested)) FROM harvest.runs
+              WHERE dataset = $1 AND kind = 'backfill' AND state <> 'cancelled'
+                AND upper(requested) > $2::timestamptz - interval '1 day')))::bigint",
+        dataset,
+        now
+    )
+    .fetch_one(conn)
+    .await
 }
 
 /// Begins a job's poll; one that it had for another dataset ends.
@@ -161,7 +196,8 @@ pub async fn state(conn: &mut PgConnection, dataset: &str, within: Window) -> sq
     let in_flight = in_flight(conn, dataset, within).await?;
     let live_open = sqlx::query_scalar!(
         r#"SELECT count(*) AS "open!" FROM harvest.windows
-           WHERE dataset = $1 AND look = 'fresh' AND span && $2 AND state IN ('queued', 'running') AND priority >= $3"#,
+           WHERE dataset = $1 AND look = 'fresh' AND span && $2 AND state IN ('queued', 'running') AND priority >= $3
+             AND NOT EXISTS (SELECT FROM harvest.paused_runs p WHERE p.run_id = windows.run_id)"#,
         dataset,
         range(within),
         LIVE_PRIORITY
@@ -218,11 +254,13 @@ async fn resting(conn: &mut PgConnection, dataset: &str, within: Window) -> sqlx
            FROM (SELECT w.look, unnest(range_agg(w.span)) AS part
                  FROM harvest.windows w JOIN harvest.sources s ON s.name = w.source
                  WHERE w.dataset = $1 AND w.state = 'failed' AND w.span && $2
-                   AND (w.error_class IN ('query', 'irreducible')
+                   AND NOT EXISTS (SELECT FROM harvest.coverage c
+                                   WHERE c.dataset = w.dataset AND c.look IN (w.look, 'sealed') AND w.span <@ c.covered)
+                   AND (w.error_class = 'irreducible'
                         OR s.last_success_at IS NULL OR w.finished_at >= s.last_success_at
                         OR (SELECT count(*) FROM harvest.windows again
                             WHERE again.dataset = w.dataset AND again.look = w.look AND again.state = 'failed'
-                              AND again.span && w.span) >= $3)
+                              AND again.span @> w.span) >= $3)
                  GROUP BY w.look) AS failed"#,
         dataset,
         range(within),

@@ -143,6 +143,8 @@ pub struct Poll {
     pub seal_after_s: i64,
     /// How far back it fills in what was missed, seconds.
     pub catch_up_s: Option<i64>,
+    /// Whether it goes on: neither ended nor paused.
+    pub living: bool,
     /// The job file's text.
     pub spec: String,
     /// `lookback` in seconds, if it was widened.
@@ -158,7 +160,8 @@ pub struct Poll {
 pub async fn polls(conn: &mut PgConnection, dataset: &str) -> sqlx::Result<Vec<Poll>> {
     let rows = sqlx::query!(
         r#"SELECT r.job, lower(r.requested) AS "start!", upper(r.requested) AS "end!", r.settle_s, r.catch_up_s, j.spec, j.lookback_s,
-                  j.lookback_widened_at
+                  j.lookback_widened_at,
+                  r.state = 'open' AND NOT EXISTS (SELECT FROM harvest.paused_runs p WHERE p.run_id = r.id) AS "living!"
            FROM harvest.runs r JOIN harvest.jobs j ON j.name = r.job
            WHERE r.dataset = $1 AND r.kind = 'poll' AND r.state <> 'cancelled' ORDER BY r.id"#,
         dataset
@@ -173,6 +176,7 @@ pub async fn polls(conn: &mut PgConnection, dataset: &str) -> sqlx::Result<Vec<P
                 requested: window_of(row.start, row.end)?,
                 seal_after_s: row.settle_s,
                 catch_up_s: row.catch_up_s,
+                living: row.living,
                 spec: row.spec,
                 lookback_s: row.lookback_s,
                 lookback_widened_at: row.lookback_widened_at,

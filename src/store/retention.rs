@@ -21,7 +21,11 @@ impl Kept {
     /// Seconds before this are not collected; `None`: all are.
     pub fn from(&self, now: DateTime<Utc>) -> Option<i64> {
         let kept_from = self.retention_s.map(|kept_s| now.timestamp() - kept_s);
-        kept_from.max(self.deleted_before)
+        // One that lies in the future was written by a wrong clock.
+        let deleted = self
+            .deleted_before
+            .filter(|&before| before <= now.timestamp());
+        kept_from.max(deleted)
     }
 }
 
@@ -121,7 +125,7 @@ async fn longest(
     other_than: Option<&str>,
 ) -> sqlx::Result<Option<(String, Option<i64>)>> {
     let row = sqlx::query!(
-        "SELECT name, retention_s FROM harvest.jobs WHERE dataset = $1 AND name IS DISTINCT FROM $2
+        "SELECT name, retention_s FROM harvest.jobs WHERE dataset = $1 AND name IS DISTINCT FROM $2 AND superseded_by IS NULL
          ORDER BY retention_s DESC NULLS FIRST, name LIMIT 1",
         dataset,
         other_than

@@ -33,6 +33,13 @@ impl Kind {
             Self::Refetch => "refetch",
         }
     }
+
+    /// The kind of this name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        [Self::Backfill, Self::Poll, Self::Repair, Self::Refetch]
+            .into_iter()
+            .find(|kind| kind.name() == name)
+    }
 }
 
 /// A submission.

@@ -4,7 +4,10 @@
 //! into a bounded buffer. Nothing here retries; [`crate::harvest`] decides that.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -121,6 +124,8 @@ pub struct Client {
     limits: Mutex<Limits>,
     /// When a count was last not to be had.
     uncounted: Mutex<Option<Instant>>,
+    /// Whether it was said that the server does not answer.
+    silent: AtomicBool,
     secrets: Vec<String>,
 }
 
@@ -184,6 +189,7 @@ impl Client {
             gate: Gate::new(pace, &source.limits),
             limits: Mutex::new(limits),
             uncounted: Mutex::new(None),
+            silent: AtomicBool::new(false),
             secrets: secrets_of(&source),
             source,
         })
@@ -240,6 +246,11 @@ impl Client {
             .uncounted
             .lock()
             .unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+
+    /// Notes whether the server answers; returns whether that is news.
+    pub fn note_silent(&self, silent: bool) -> bool {
+        self.silent.swap(silent, Ordering::Relaxed) != silent
     }
 
     /// Sends a search.
