@@ -35,7 +35,7 @@ async fn polled(scene: &Scene) {
     scene
         .execute(
             "INSERT INTO harvest.runs (job, dataset, requested, settle_s, command, submitted_by, kind)
-             SELECT name, dataset, '[2026-03-02,2026-03-03)', 0, 'work', 'test', 'poll' FROM harvest.jobs",
+             SELECT name, dataset, tstzrange('2026-03-02', now()), 0, 'work', 'test', 'poll' FROM harvest.jobs",
         )
         .await;
 }

@@ -549,3 +549,105 @@ async fn a_daemon_waits_for_its_database_and_a_command_does_not() {
         .await;
     assert!(!said.expect(1).stderr.contains("waiting"));
 }
+
+#[tokio::test]
+async fn a_source_that_moves_and_a_job_that_is_renamed_lose_nothing() {
+    let scene = Scene::new(lively()).await;
+    let sources = |url: &str| {
+        let text = format!("[tempo]\nurl = \"{url}\"\nlimits = {{ requests_per_second = 1000 }}\n");
+        scene.write_file("sources.toml", &text);
+    };
+    let job = |file: &str, name: &str| {
+        let text = format!(
+            "name = \"{name}\"\ndataset = \"{file}\"\nsource = \"tempo\"\n[poll]\ndelay = \"30s\"\n{QUICK}\n"
+        );
+        scene.write_file(&format!("{file}.toml"), &text);
+    };
+    // Nothing listens on port 9.
+    sources("http://127.0.0.1:9");
+    job("one", "one");
+    job("two", "two");
+    let mut running = scene.start(&["work", "."]);
+    running.says("the source fails").await;
+    sources(&scene.simulator.url());
+    running.says("took over a new or changed job").await;
+    let both = "SELECT count(DISTINCT dataset) = 2 FROM harvest.windows WHERE state = 'done'";
+    scene.until(both).await;
+    running.signal(Signal::TERM);
+    running.end().await.expect(0);
+    let begun = "SELECT extract(epoch FROM min(lower(requested)))::bigint FROM harvest.runs WHERE dataset = 'one'";
+    let begun_s = scene.number(begun).await;
+
+    // Renamed while nothing runs: the new job goes on where the old one was, and is the only poll.
+    job("one", "uno");
+    scene.command(&["work", "--drain", "."]).await.expect(0);
+    let covered: Vec<(i64, i64)> = query_as(
+        "SELECT extract(epoch FROM lower(part))::bigint, extract(epoch FROM upper(part))::bigint
+         FROM (SELECT unnest(range_agg(parts)) AS part FROM (SELECT unnest(covered) AS parts FROM harvest.coverage WHERE dataset = 'one') p) u",
+    )
+    .fetch_all(&scene.pool)
+    .await
+    .unwrap();
+    assert_eq!(covered.len(), 1, "{covered:?}");
+    assert_eq!(covered[0].0, begun_s);
+    let open: Vec<String> = query_scalar(
+        "SELECT job FROM harvest.runs WHERE kind = 'poll' AND state = 'open' AND dataset = 'one'",
+    )
+    .fetch_all(&scene.pool)
+    .await
+    .unwrap();
+    assert_eq!(open, ["uno"]);
+}
+
+#[tokio::test]
+async fn a_daemon_goes_on_with_the_good_files_and_a_single_bad_one_is_refused() {
+    let scene = Scene::new(lively()).await;
+    polling(&scene, "live", QUICK);
+    scene.write_file("bad.toml", "name = \"bad\"\nsorce = \"x\"\n");
+    let mut running = scene.start(&["work", "."]);
+    running.says("these files are left out").await;
+    scene
+        .until("SELECT count(*) > 0 FROM harvest.windows WHERE state = 'done'")
+        .await;
+    running.signal(Signal::TERM);
+    running.end().await.expect(0);
+    scene.command(&["work", "bad.toml"]).await.expect(2);
+    scene.command(&["work", "--drain", "."]).await.expect(2);
+}
+
+#[tokio::test]
+async fn what_tempo_has_lost_is_not_sealed_by_a_backfill_but_by_a_repair() {
+    let scene = Scene::new(tempo(&hours(2, 200))).await;
+    let (url, from, to) = (
+        scene.simulator.url(),
+        rfc3339(DAY_S),
+        rfc3339(DAY_S + 3 * HOUR_S),
+    );
+    let text = format!(
+        "name = \"shop\"\n[source]\nname = \"simulator\"\nurl = \"{url}\"\n[backfill]\nfrom = {from}\nto = {to}\n"
+    );
+    scene.write_file("shop.toml", &text);
+    scene.command(&["run", "shop.toml"]).await.expect(0);
+    // As if coverage had to begin anew, and Tempo no longer had one of the traces.
+    scene.execute("DELETE FROM harvest.coverage").await;
+    scene
+        .execute(
+            "INSERT INTO harvest.traces (dataset, trace_id, started_at, start_ns, end_ns)
+             VALUES ('shop', decode('ff00000000000000000000000000000f', 'hex'), '2026-03-01T00:30:00Z', 1772325000000000000, 1772325000000000000)",
+        )
+        .await;
+    let said = scene.command(&["run", "shop.toml"]).await.expect(3);
+    assert!(
+        said.stderr.contains("does not show 1 of the"),
+        "{}",
+        said.stderr
+    );
+    let sealed = covered(&scene, "sealed").await;
+    assert_eq!(sealed, [(DAY_S + HOUR_S, DAY_S + 3 * HOUR_S)]);
+    scene.command(&["repair", "shop"]).await.expect(0);
+    scene.command(&["work", "--drain"]).await.expect(0);
+    assert_eq!(
+        covered(&scene, "sealed").await,
+        [(DAY_S, DAY_S + 3 * HOUR_S)]
+    );
+}
