@@ -242,7 +242,7 @@ async fn what_a_poll_left_behind_is_told_from_what_it_will_look_at_again() {
     scene.command(&["submit", &file]).await.expect(0);
     for statement in [
         "DELETE FROM harvest.runs",
-        "CREATE FUNCTION edge() RETURNS timestamptz LANGUAGE sql AS $$ SELECT date_trunc('minute', now()) - interval '1 minute' $$",
+        "CREATE FUNCTION edge() RETURNS timestamptz LANGUAGE sql AS $$ SELECT date_trunc('second', now()) - interval '1 minute' $$",
         POLLED,
         "UPDATE harvest.jobs SET lookback_s = 240, lookback_widened_at = '2026-03-01T00:00:00Z'",
     ] {
