@@ -6,7 +6,7 @@
 //! of a single nanosecond that is still too full is cut by root service, then by root name; if that does not narrow it,
 //! the window is irreducible.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use super::{
     Outcome,
@@ -27,7 +27,7 @@ const SAMPLE: usize = 50_000;
 const MOST_REQUESTS: i32 = 20_000;
 
 /// A trace's value of a field.
-type ValueOf = fn(&TraceSummary) -> Option<&String>;
+type ValueOf = fn(&TraceSummary) -> Option<&Arc<str>>;
 
 /// How often a failed request is made again before the second is given back: then it begins anew, and a second of many
 /// bands would never get through where some of all requests fail.
@@ -238,8 +238,8 @@ impl Second<'_, '_> {
                 self.work.ceiling()
             )));
         };
-        let mut waiting: BTreeSet<String> = sample.iter().filter_map(value_of).cloned().collect();
-        let mut done: BTreeSet<String> = BTreeSet::new();
+        let mut waiting: BTreeSet<Arc<str>> = sample.iter().filter_map(value_of).cloned().collect();
+        let mut done: BTreeSet<Arc<str>> = BTreeSet::new();
         loop {
             while let Some(value) = waiting.pop_first() {
                 let mut narrower = conditions.clone();

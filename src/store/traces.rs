@@ -1,13 +1,13 @@
 //! `harvest.traces`: COPY into a temporary table, then one sorted merge. A later answer only ever improves a row.
 
-use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use sqlx::{PgConnection, Row, postgres::types::PgRange};
 
 use super::range;
 use crate::{
-    tempo::wire::{ServiceCounts, TraceSummary},
+    tempo::wire::{ServiceCounts, TraceSummary, by_service},
     window::Window,
 };
 
@@ -17,7 +17,8 @@ const CHUNK: usize = 256 << 10;
 const POSTGRES_EPOCH_US: i64 = 946_684_800_000_000;
 
 const STAGING: &str = "CREATE TEMPORARY TABLE IF NOT EXISTS staged_traces (
-    trace_id bytea, started_at timestamptz, start_ns bigint, end_ns bigint, root_service text, root_name text, services jsonb
+    trace_id bytea, started_at timestamptz, start_ns bigint, end_ns bigint, root_service text, root_name text, services jsonb,
+    span_count integer, error_count integer
 ) ON COMMIT DELETE ROWS";
 
 const COPY: &str = "COPY pg_temp.staged_traces FROM STDIN (FORMAT binary)";
@@ -28,8 +29,7 @@ const MERGE: &str = "
 WITH merged AS (
     INSERT INTO harvest.traces AS t
         (dataset, trace_id, started_at, start_ns, end_ns, root_service, root_name, services, span_count, error_count)
-    SELECT $1, trace_id, started_at, start_ns, end_ns, root_service, root_name, services,
-           harvest.sum_services(services, 'spans'), harvest.sum_services(services, 'errors')
+    SELECT $1, trace_id, started_at, start_ns, end_ns, root_service, root_name, services, span_count, error_count
     FROM pg_temp.staged_traces ORDER BY trace_id
     ON CONFLICT (dataset, trace_id) DO UPDATE SET
         started_at = least(t.started_at, excluded.started_at),
@@ -50,6 +50,9 @@ WITH merged AS (
     RETURNING (xmax = 0) AS new
 )
 SELECT count(*) FILTER (WHERE new), count(*) FILTER (WHERE NOT new) FROM merged";
+
+/// Spans and errors per service, ascending by service.
+type Services = [(Arc<str>, ServiceCounts)];
 
 /// What storing traces changed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -157,22 +160,26 @@ fn combine(mut found: Vec<TraceSummary>) -> Vec<TraceSummary> {
         kept.duration_ms = u32::try_from((end_ns - kept.start_ns) / 1_000_000).unwrap_or(u32::MAX);
         kept.root_service = kept.root_service.take().or(later.root_service.take());
         kept.root_name = kept.root_name.take().or(later.root_name.take());
-        for (service, counts) in later.services.take().into_iter().flatten() {
-            let known = kept
-                .services
-                .get_or_insert_default()
-                .entry(service)
-                .or_insert(counts);
-            known.spans = known.spans.max(counts.spans);
-            known.errors = known.errors.max(counts.errors);
-        }
+        kept.services = match (kept.services.take(), later.services.take()) {
+            (Some(kept), Some(later)) => Some(by_service([kept, later].concat())),
+            (kept, later) => kept.or(later),
+        };
         true
     });
     found
 }
 
+/// The sum of a count over all services, as it fits its column.
+fn total(services: &Services, count_of: fn(&ServiceCounts) -> u32) -> i32 {
+    let sum: u64 = services
+        .iter()
+        .map(|(_, counts)| u64::from(count_of(counts)))
+        .sum();
+    i32::try_from(sum).unwrap_or(i32::MAX)
+}
+
 fn write_row(buffer: &mut Vec<u8>, trace: &TraceSummary) {
-    buffer.extend_from_slice(&7i16.to_be_bytes());
+    buffer.extend_from_slice(&9i16.to_be_bytes());
     field(buffer, &trace.trace_id);
     field(
         buffer,
@@ -183,8 +190,18 @@ fn write_row(buffer: &mut Vec<u8>, trace: &TraceSummary) {
     text(buffer, trace.root_service.as_deref());
     text(buffer, trace.root_name.as_deref());
     match &trace.services {
-        Some(services) => jsonb(buffer, services),
-        None => null(buffer),
+        Some(services) => {
+            jsonb(buffer, services);
+            field(
+                buffer,
+                &total(services, |counts| counts.spans).to_be_bytes(),
+            );
+            field(
+                buffer,
+                &total(services, |counts| counts.errors).to_be_bytes(),
+            );
+        }
+        None => (0..3).for_each(|_| null(buffer)),
     }
 }
 
@@ -208,7 +225,7 @@ fn text(buffer: &mut Vec<u8>, value: Option<&str>) {
     }
 }
 
-fn jsonb(buffer: &mut Vec<u8>, services: &BTreeMap<String, ServiceCounts>) {
+fn jsonb(buffer: &mut Vec<u8>, services: &Services) {
     let start = buffer.len();
     buffer.extend_from_slice(&[0; 4]);
     // The version of jsonb's binary form, then plain JSON text.
@@ -238,10 +255,10 @@ mod tests {
             trace_id: [id; 16],
             start_ns: start_ms * 1_000_000,
             duration_ms,
-            root_service: root.map(str::to_owned),
+            root_service: root.map(Arc::from),
             root_name: None,
-            services: Some(BTreeMap::from([(
-                "a".to_owned(),
+            services: Some(Box::new([(
+                "a".into(),
                 ServiceCounts {
                     spans: u32::from(id),
                     errors: 0,

@@ -13,6 +13,7 @@ use std::{
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use chrono::{DateTime, Utc};
+use prost::bytes::Bytes;
 use reqwest::{
     Certificate, Identity, Response,
     header::{
@@ -134,7 +135,7 @@ struct Body {
     status: u16,
     content_type: String,
     server_time: Option<DateTime<Utc>>,
-    bytes: Vec<u8>,
+    bytes: Bytes,
     elapsed: Duration,
 }
 
@@ -273,7 +274,7 @@ impl Client {
             .get(url, "application/protobuf", search.urgency)
             .await?;
         let format = Format::of(&body.content_type).ok_or_else(|| self.strange(&body))?;
-        let decoded = wire::decode_search(format, &body.bytes).map_err(|error| {
+        let decoded = wire::decode_search(format, body.bytes.clone()).map_err(|error| {
             self.broken(&body, format!("Tempo's answer cannot be read: {error}"))
         })?;
         self.gate.answered(body.elapsed).await;
@@ -375,9 +376,9 @@ impl Client {
             .ok()
             .map(|at| at.with_timezone(&Utc));
         let bytes = match self.read(response).await {
-            Ok(bytes) => bytes,
+            Ok(bytes) => bytes.into(),
             // Here the status says enough; what else is refused says why in its body.
-            Err(_) if matches!(status, 401..=408 | 429 | 500..) => Vec::new(),
+            Err(_) if matches!(status, 401..=408 | 429 | 500..) => Bytes::new(),
             Err(failure) => return Err(failure),
         };
         let body = Body {

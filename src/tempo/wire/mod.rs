@@ -4,11 +4,12 @@
 //! them that it uses ([`lean`]). An answer that ends before its `metrics` is refused:
 //! Tempo sends them last, so a body cut at a message's border would otherwise pass for a smaller answer.
 
-use std::{borrow::Cow, collections::BTreeMap};
+use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
 
-use prost::Message;
+use prost::{Message, bytes::Bytes};
 use serde::{Deserialize, Deserializer, de};
 
+use self::lean::Names;
 use crate::split::Histogram;
 
 mod lean;
@@ -55,11 +56,11 @@ pub struct TraceSummary {
     /// Whole milliseconds, rounded down; of the longest fragment.
     pub duration_ms: u32,
     /// `service.name` of the root; `None` if the root has not been received.
-    pub root_service: Option<String>,
+    pub root_service: Option<Arc<str>>,
     /// Name of the root span; `None` if the root has not been received or has none.
-    pub root_name: Option<String>,
-    /// Per service spans and errors; `None` if the answer brings none (a search without a query).
-    pub services: Option<BTreeMap<String, ServiceCounts>>,
+    pub root_name: Option<Arc<str>>,
+    /// Per service spans and errors, ascending by service; `None` if the answer brings none (a search without a query).
+    pub services: Option<Box<[(Arc<str>, ServiceCounts)]>>,
 }
 
 /// Spans of one service in one trace.
@@ -69,6 +70,17 @@ pub struct ServiceCounts {
     pub spans: u32,
     /// Spans with status error.
     pub errors: u32,
+}
+
+impl ServiceCounts {
+    /// Tempo combines fragments by maximum, so every answer is a lower bound: the greater of each count.
+    #[must_use]
+    pub fn max_of(self, other: Self) -> Self {
+        Self {
+            spans: self.spans.max(other.spans),
+            errors: self.errors.max(other.errors),
+        }
+    }
 }
 
 impl TraceSummary {
@@ -128,62 +140,64 @@ pub fn parse_trace_id(text: &str) -> Option<[u8; 16]> {
 ///
 /// # Errors
 /// If the body is not a whole search answer.
-pub fn decode_search(format: Format, body: &[u8]) -> Result<SearchBody, DecodeError> {
+pub fn decode_search(format: Format, body: Bytes) -> Result<SearchBody, DecodeError> {
+    let mut names = Names::default();
     match format {
         Format::Protobuf => {
             let answer = lean::SearchResponse::decode(body)?;
             let metrics = answer.metrics.ok_or(DecodeError::NoMetrics)?;
             let traces = answer.traces.into_iter().map(|trace| {
-                let counts = trace.service_stats.into_iter().map(|entry| {
+                let trace = lean::Trace::decode(trace)?;
+                let services = trace.service_stats.into_iter().map(|entry| {
                     let stats = entry.stats.unwrap_or_default();
                     let counts = ServiceCounts {
                         spans: stats.span_count,
                         errors: stats.error_count,
                     };
-                    (lean::text(entry.service), counts)
+                    (names.of(&entry.service), counts)
                 });
-                let services: BTreeMap<String, ServiceCounts> = counts.collect();
-                summary(
-                    &lean::text(trace.trace_id),
-                    lean::text(trace.root_service_name),
-                    lean::text(trace.root_trace_name),
-                    trace.start_time_unix_nano,
-                    trace.duration_ms,
-                    (!services.is_empty()).then_some(services),
-                )
+                let services: Vec<_> = services.collect();
+                Ok(TraceSummary {
+                    trace_id: trace_id_of(&trace.trace_id)?,
+                    start_ns: start_ns_of(trace.start_time_unix_nano),
+                    duration_ms: trace.duration_ms,
+                    services: (!services.is_empty()).then(|| by_service(services)),
+                    ..rooted(&mut names, &trace.root_service_name, &trace.root_trace_name)
+                })
             });
             Ok(SearchBody {
-                traces: traces.collect::<Result<_, _>>()?,
+                traces: traces.collect::<Result<_, DecodeError>>()?,
                 inspected_bytes: metrics.inspected_bytes,
                 completed_jobs: metrics.completed_jobs,
                 total_jobs: metrics.total_jobs,
             })
         }
         Format::Json => {
-            let answer: JsonSearch<'_> = serde_json::from_slice(body)?;
+            let answer: JsonSearch<'_> = serde_json::from_slice(&body)?;
             let metrics = answer.metrics.ok_or(DecodeError::NoMetrics)?;
             let traces = answer.traces.unwrap_or_default().into_iter().map(|trace| {
-                let services = trace.service_stats.map(|stats| {
+                let services = trace.service_stats.filter(|stats| !stats.is_empty());
+                let services = services.map(|stats| {
                     let counts = stats.into_iter().map(|(service, stats)| {
                         let counts = ServiceCounts {
                             spans: stats.span_count,
                             errors: stats.error_count,
                         };
-                        (service, counts)
+                        (names.of(service.as_bytes()), counts)
                     });
-                    counts.collect()
+                    by_service(counts.collect())
                 });
-                summary(
-                    &trace.trace_id,
-                    trace.root_service_name,
-                    trace.root_trace_name,
-                    trace.start_time_unix_nano,
-                    trace.duration_ms,
+                let (service, name) = (trace.root_service_name, trace.root_trace_name);
+                Ok(TraceSummary {
+                    trace_id: trace_id_of(trace.trace_id.as_bytes())?,
+                    start_ns: start_ns_of(trace.start_time_unix_nano),
+                    duration_ms: trace.duration_ms,
                     services,
-                )
+                    ..rooted(&mut names, service.as_bytes(), name.as_bytes())
+                })
             });
             Ok(SearchBody {
-                traces: traces.collect::<Result<_, _>>()?,
+                traces: traces.collect::<Result<_, DecodeError>>()?,
                 inspected_bytes: metrics.inspected_bytes,
                 completed_jobs: metrics.completed_jobs,
                 total_jobs: metrics.total_jobs,
@@ -192,26 +206,43 @@ pub fn decode_search(format: Format, body: &[u8]) -> Result<SearchBody, DecodeEr
     }
 }
 
-fn summary(
-    trace_id: &str,
-    root_service: String,
-    root_name: String,
-    start_ns: u64,
-    duration_ms: u32,
-    services: Option<BTreeMap<String, ServiceCounts>>,
-) -> Result<TraceSummary, DecodeError> {
+fn trace_id_of(text: &[u8]) -> Result<[u8; 16], DecodeError> {
+    let text = String::from_utf8_lossy(text);
+    parse_trace_id(&text).ok_or_else(|| DecodeError::TraceId(text.chars().take(64).collect()))
+}
+
+/// A span may claim any start; one that does not fit must not keep the others of its window from being stored.
+fn start_ns_of(claimed: u64) -> i64 {
+    i64::try_from(claimed).unwrap_or(i64::MAX)
+}
+
+/// A trace's root; the rest of it is to be filled in.
+fn rooted(names: &mut Names, service: &[u8], name: &[u8]) -> TraceSummary {
     let rooted =
-        root_service != ROOT_NOT_RECEIVED && !(root_service.is_empty() && root_name.is_empty());
-    Ok(TraceSummary {
-        trace_id: parse_trace_id(trace_id)
-            .ok_or_else(|| DecodeError::TraceId(trace_id.chars().take(64).collect()))?,
-        // A span may claim any start; one that does not fit must not keep the others of its window from being stored.
-        start_ns: i64::try_from(start_ns).unwrap_or(i64::MAX),
-        duration_ms,
-        root_service: Some(root_service).filter(|_| rooted),
-        root_name: Some(root_name).filter(|name| rooted && !name.is_empty()),
-        services,
-    })
+        service != ROOT_NOT_RECEIVED.as_bytes() && !(service.is_empty() && name.is_empty());
+    TraceSummary {
+        trace_id: [0; 16],
+        start_ns: 0,
+        duration_ms: 0,
+        root_service: rooted.then(|| names.of(service)),
+        root_name: (rooted && !name.is_empty()).then(|| names.of(name)),
+        services: None,
+    }
+}
+
+/// Ascending by service, each once: of one that comes twice the greater counts.
+pub fn by_service(
+    mut services: Vec<(Arc<str>, ServiceCounts)>,
+) -> Box<[(Arc<str>, ServiceCounts)]> {
+    services.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+    services.dedup_by(|later, kept| {
+        let same = later.0 == kept.0;
+        if same {
+            kept.1 = kept.1.max_of(later.1);
+        }
+        same
+    });
+    services.into_boxed_slice()
 }
 
 /// Reads the answer to a count of root spans. `None`: the server returned no series, which says nothing.
@@ -246,10 +277,10 @@ struct JsonSearch<'a> {
 struct JsonTrace<'a> {
     #[serde(rename = "traceID", borrow)]
     trace_id: Cow<'a, str>,
-    #[serde(default)]
-    root_service_name: String,
-    #[serde(default)]
-    root_trace_name: String,
+    #[serde(default, borrow)]
+    root_service_name: Cow<'a, str>,
+    #[serde(default, borrow)]
+    root_trace_name: Cow<'a, str>,
     #[serde(default, deserialize_with = "number")]
     start_time_unix_nano: u64,
     #[serde(default)]
@@ -336,14 +367,14 @@ mod tests {
             }],
             metrics: None,
         };
-        let error = decode_search(Format::Protobuf, &whole.encode_to_vec()).unwrap_err();
+        let error = decode_search(Format::Protobuf, whole.encode_to_vec().into()).unwrap_err();
         assert!(matches!(error, DecodeError::NoMetrics));
         assert!(matches!(
-            decode_search(Format::Json, b"{\"traces\":[]}").unwrap_err(),
+            decode_search(Format::Json, Bytes::from_static(b"{\"traces\":[]}")).unwrap_err(),
             DecodeError::NoMetrics
         ));
         assert!(matches!(
-            decode_search(Format::Json, b"{\"error\":1}").unwrap_err(),
+            decode_search(Format::Json, Bytes::from_static(b"{\"error\":1}")).unwrap_err(),
             DecodeError::NoMetrics
         ));
     }
