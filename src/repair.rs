@@ -11,6 +11,7 @@ use sqlx::{Connection, PgConnection};
 
 use crate::{
     gaps::{Ledger, Reason},
+    plan::density::Piece,
     status,
     store::{
         Holder, Look,
@@ -135,7 +136,8 @@ impl Request<'_> {
             priority: windows::BACKFILL_PRIORITY,
             settle_s,
         };
-        windows::insert_planned(conn, &origin, windows).await?;
+        let pieces: Vec<Piece> = windows.iter().copied().map(Piece::uncounted).collect();
+        windows::insert_planned(conn, &origin, &pieces).await?;
         Ok(Some((job, run_id)))
     }
 }

@@ -3,7 +3,10 @@
 //! An answer of `limit` traces is an arbitrary subset (`Tempo` says nothing when it cuts), so it never counts; what it is
 //! good for is an estimate of how many there are. Pure: [`crate::harvest`] asks, [`crate::store`] keeps the pieces.
 
-use crate::window::Window;
+use crate::{
+    plan::density::{Histogram, MOST_PIECES, Piece, Sizing},
+    window::{Window, WindowSet},
+};
 
 /// The share of the largest usable limit that a piece is filled to when its traces were counted. A search also brings
 /// the traces that started before the piece, which a count does not see.
@@ -12,32 +15,6 @@ const FILL_COUNTED: f64 = 0.8;
 const FILL_ESTIMATED: f64 = 0.6;
 /// Into how many pieces a window is cut when nothing is known but that it is too full.
 const BLIND_PIECES: i64 = 4;
-/// A window is never cut into more pieces than this at once.
-const MOST_PIECES: i64 = 4_096;
-
-/// Counted trace starts, in equal steps. Sparse: steps that counted nothing may be missing.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Histogram {
-    /// Length of a step, seconds.
-    pub step_s: i64,
-    /// `(start of the step in Unix seconds, traces that start in it)`, ascending.
-    pub steps: Vec<(i64, u64)>,
-}
-
-impl Histogram {
-    /// Traces that start in the window; steps that straddle its edge count in proportion.
-    pub fn count_in(&self, window: Window) -> u64 {
-        let mut sum = 0.0;
-        for &(start, count) in &self.steps {
-            if let Some(common) = Window::new(start, start + self.step_s.max(1))
-                .and_then(|step| step.intersection(window))
-            {
-                sum += count as f64 * common.seconds() as f64 / self.step_s.max(1) as f64;
-            }
-        }
-        sum.round() as u64
-    }
-}
 
 /// What is known about how many traces a window holds.
 #[derive(Debug, Clone, PartialEq)]
@@ -48,15 +25,6 @@ pub enum Density {
     PerSecond(f64),
     /// Nothing is known.
     Unknown,
-}
-
-/// A piece of a window that was cut.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Piece {
-    /// Its span.
-    pub window: Window,
-    /// How many traces the server counted in it; `None` if that is only estimated, or unknown.
-    pub expected: Option<u64>,
 }
 
 /// What to do next about a window that was over the limit.
@@ -135,60 +103,47 @@ pub fn too_long(window: Window, most_s: i64) -> Vec<Piece> {
 
 fn cut_evenly(window: Window, pieces: i64) -> Vec<Piece> {
     let pieces = window.cut_into(pieces.clamp(2, MOST_PIECES)).into_iter();
-    pieces
-        .map(|window| Piece {
-            window,
-            expected: None,
-        })
-        .collect()
+    pieces.map(Piece::uncounted).collect()
 }
 
 /// Pieces filled to [`FILL_COUNTED`] of the ceiling by what was counted. Always at least two: the answer was over the
 /// limit, whatever the count says.
 fn cut_counted(window: Window, histogram: &Histogram, ceiling: u32) -> Vec<Piece> {
-    let budget = (f64::from(ceiling) * FILL_COUNTED).max(1.0) as u64;
-    let mut pieces: Vec<Piece> = Vec::new();
-    let mut start = window.start();
-    let mut filled = 0u64;
-    let mut close = |start: i64, end: i64, expected: Option<u64>| {
-        pieces.extend(Window::new(start, end).map(|window| Piece { window, expected }));
+    let sizing = Sizing {
+        histogram: histogram.clone(),
+        counted: WindowSet::from(window),
+        budget: (f64::from(ceiling) * FILL_COUNTED).max(1.0) as u64,
+        mean_duration_s: 0.0,
+        longest_s: i64::MAX,
+        at_once: 1,
+        worth_a_window: 1,
     };
-    for &(step_start, count) in &histogram.steps {
-        let Some(step) = Window::new(step_start, step_start + histogram.step_s.max(1))
-            .and_then(|step| step.intersection(window))
-        else {
-            continue;
-        };
-        if filled.saturating_add(count) > budget && step.start() > start {
-            close(start, step.start(), Some(filled));
-            (start, filled) = (step.start(), 0);
-        }
-        if count > budget {
-            // Fuller than a piece may be: cut evenly, and the rest of the step begins the next piece.
-            let parts = i64::try_from(count.div_ceil(budget))
-                .unwrap_or(i64::MAX)
-                .min(MOST_PIECES);
-            let whole = Window::new(start, step.end())
-                .unwrap_or(step)
-                .cut_into(parts);
-            for part in &whole {
-                close(
-                    part.start(),
-                    part.end(),
-                    (whole.len() == 1).then_some(filled.saturating_add(count)),
-                );
-            }
-            (start, filled) = (step.end(), 0);
-        } else {
-            filled = filled.saturating_add(count);
-        }
-    }
-    close(start, window.end(), Some(filled));
+    let pieces = sizing.cut(window);
     if pieces.len() < 2 {
         // More came than was counted: long traces, rootless ones. The count is no guide here.
         return cut_evenly(window, 2);
     }
     pieces
+}
+
+/// Cuts a window that is known to hold more than one answer may bring, before it is asked for; `None`: it is to be asked for
+/// as it is.
+pub fn over_full(window: Window, ceiling: u32, density: &Density) -> Option<Vec<Piece>> {
+    if window.seconds() == 1 {
+        return None;
+    }
+    match density {
+        Density::Counted(histogram) => (histogram.count_in(window) >= u64::from(ceiling))
+            .then(|| cut_counted(window, histogram, ceiling)),
+        Density::PerSecond(rate) => {
+            let expected = rate * window.seconds() as f64;
+            (expected > f64::from(ceiling)).then(|| {
+                let pieces = (expected / (f64::from(ceiling) * FILL_ESTIMATED)).ceil() as i64;
+                cut_evenly(window, pieces)
+            })
+        }
+        Density::Unknown => None,
+    }
 }
 
 /// A slice of one second by trace duration, `[from_ns, to_ns)`; without an upper bound it takes all the rest.
@@ -263,6 +218,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::plan::density::Step;
 
     fn window(start: i64, end: i64) -> Window {
         Window::new(start, end).unwrap()
@@ -275,7 +231,7 @@ mod tests {
             limit in 1u32..5_000, kind in 0..3,
         ) {
             let whole = window(start, start + length);
-            let histogram = Histogram { step_s, steps: counts.iter().enumerate().map(|(i, &n)| (start / step_s * step_s + i as i64 * step_s, n)).collect() };
+            let histogram = Histogram { steps: (0i64..).zip(&counts).map(|(i, &count)| Step { start: start / step_s * step_s + i * step_s, seconds: step_s, count }).collect() };
             let density = match kind { 0 => Density::Counted(histogram), 1 => Density::PerSecond(counts.len() as f64), _ => Density::Unknown };
             match over_limit(&OverLimit { window: whole, limit, ceiling: limit, density: &density }) {
                 Decision::Pieces(pieces) => {
@@ -318,8 +274,11 @@ mod tests {
             limit: 10_000,
             ceiling: 100_000,
             density: &Density::Counted(Histogram {
-                step_s: 3600,
-                steps: vec![(0, 40_000)],
+                steps: vec![Step {
+                    start: 0,
+                    seconds: 3600,
+                    count: 40_000,
+                }],
             }),
         });
         assert_eq!(decision, Decision::AskAgain { limit: 80_000 });

@@ -1,14 +1,16 @@
 //! Submitting a job: what is left of its range is planned, recorded in the ledger and put on the queue, in one
 //! transaction. Submitting again plans what is missing then, which is nothing if nothing is.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use chrono::{DateTime, Utc};
-use sqlx::{Connection, PgConnection};
+use sqlx::{Connection, PgConnection, PgPool};
 
 use crate::{
+    harvest::survey::{Survey, Surveyor},
     job::{Job, duration},
-    plan::{self, Plan},
+    pace::Together,
+    plan::{self, Plan, density::Sizing},
     store::{
         Holder, Look,
         control::{self, Paused},
@@ -19,6 +21,7 @@ use crate::{
         sources,
         windows::{self, Origin},
     },
+    tempo::{Client, gate::Pace},
     window::{Window, WindowSet},
 };
 
@@ -81,6 +84,8 @@ pub struct Submission<'a> {
     pub requested: Window,
     /// Length of the windows it is cut into, seconds.
     pub window_s: i64,
+    /// The longest that one becomes where there is little in it, seconds.
+    pub longest_s: i64,
     /// How far behind the present it stays, seconds.
     pub settle_s: i64,
     /// The present.
@@ -91,6 +96,8 @@ pub struct Submission<'a> {
     pub priority: i32,
     /// This process.
     pub holder: &'a Holder,
+    /// How to cut windows where Tempo has counted ([`survey`]).
+    pub sizing: Option<&'a Sizing>,
 }
 
 impl<'a> Submission<'a> {
@@ -103,11 +110,13 @@ impl<'a> Submission<'a> {
             job,
             requested: Window::new(start, end)?,
             window_s: seconds(backfill.window)?,
+            longest_s: seconds(backfill.longest_window)?,
             settle_s: seconds(backfill.settle)?,
             now,
             command: "work",
             priority: windows::BACKFILL_PRIORITY,
             holder,
+            sizing: None,
         })
     }
 }
@@ -147,6 +156,73 @@ pub async fn preview(
     )
     .await?;
     Ok(planned(submission, &covered, &in_flight, outcome.kept))
+}
+
+/// Has Tempo count what a submission would fetch, so that its windows can be cut to fit, at the pace that all processes keep
+/// together. `None`: nothing is to be fetched, or nothing is known about it.
+///
+/// # Errors
+/// If the dataset was collected with something else, or the database refuses.
+pub async fn survey(
+    pool: &PgPool,
+    submission: &Submission<'_>,
+) -> Result<Option<Survey>, SubmitError> {
+    let job = submission.job;
+    let (open, limits) = {
+        let mut conn = pool.acquire().await?;
+        let mut tx = conn.begin().await?;
+        let outcome = record(&mut tx, job).await?;
+        let paused = control::job(&mut tx, &job.name).await?;
+        tx.commit().await?;
+        if paused.is_some_and(|row| row.paused.is_some()) {
+            return Ok(None);
+        }
+        let (covered, in_flight) = ledger(&mut conn, &job.dataset).await?;
+        let open = planned(submission, &covered, &in_flight, outcome.kept).to_fetch();
+        let limits = sources::limits(&mut conn, &job.source.name).await?;
+        (open, limits)
+    };
+    if open.is_empty() {
+        return Ok(None);
+    }
+    let source = job.source.clone();
+    let pace = Together::new(
+        pool.clone(),
+        submission.holder,
+        &source.name,
+        &source.limits,
+    );
+    let pace = Arc::new(pace);
+    let survey = match Client::at_pace(source, limits, Arc::clone(&pace) as Arc<dyn Pace>) {
+        Ok(client) => {
+            let surveyor = surveyor(submission, &client, Some(pool));
+            surveyor.survey(&open, submission.longest_s).await
+        }
+        // Whoever fetches says it.
+        Err(error) => {
+            tracing::debug!(%error, "cannot have anything counted");
+            None
+        }
+    };
+    pace.close().await;
+    Ok(survey)
+}
+
+/// Who has counted what a submission would fetch.
+pub fn surveyor<'a>(
+    submission: &Submission<'a>,
+    client: &'a Client,
+    pool: Option<&'a PgPool>,
+) -> Surveyor<'a> {
+    let job = submission.job;
+    Surveyor {
+        pool,
+        holder: submission.holder,
+        client,
+        dataset: &job.dataset,
+        query: job.select.query.as_deref(),
+        detail: job.select.detail.name(),
+    }
 }
 
 /// Plans what is left, records it and puts it on the queue. Returns the plan and, if it has windows, the run's number. What
@@ -348,5 +424,6 @@ pub fn planned(
             .backfill
             .as_ref()
             .map_or(crate::job::Order::NewestFirst, |backfill| backfill.order),
+        sizing: submission.sizing,
     })
 }

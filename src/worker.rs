@@ -38,6 +38,10 @@ const UNUSABLE_FOR: Duration = Duration::from_secs(30);
 /// Requests stay bounded by the source's pace.
 const LIVE_AT_ONCE: usize = 2;
 
+/// So many windows more than may be asked for at once are worked on, so that the source need not wait while answers are
+/// stored.
+pub const STORING: usize = 2;
+
 /// What one process works on.
 #[derive(Debug)]
 pub struct Worker {
@@ -314,7 +318,7 @@ impl Worker {
     ) -> impl Future<Output = ()> + use<> {
         let name = client.source().name.clone();
         let concurrency = match lane {
-            Lane::Background => client.source().limits.concurrency,
+            Lane::Background => client.source().limits.concurrency + STORING,
             Lane::Live => LIVE_AT_ONCE,
         };
         let harvester = Arc::new(Harvester {

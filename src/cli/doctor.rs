@@ -15,7 +15,7 @@ use crate::{
     job::{Auth, Job, Source},
     queue, store,
     store::sources,
-    tempo::{Client, Failure, Limits, Search, Urgency},
+    tempo::{Client, Count, Failure, Limits, Search, Urgency},
     window::Window,
 };
 
@@ -453,7 +453,15 @@ async fn count_finding(
         );
         return;
     };
-    match client.count(window, Urgency::Background).await {
+    match client
+        .count(&Count {
+            window,
+            step_s: 1,
+            query: None,
+            urgency: Urgency::Background,
+        })
+        .await
+    {
         Ok(answer) => match answer.histogram {
             Some(histogram) => {
                 let detail = format!(

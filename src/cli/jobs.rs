@@ -48,6 +48,8 @@ pub(super) struct Target {
     pub requested: Window,
     /// Length of a window, seconds.
     pub window_s: i64,
+    /// The longest that one becomes where there is little in it, seconds.
+    pub longest_s: i64,
     /// Distance from the present, seconds.
     pub settle_s: i64,
 }
@@ -93,12 +95,16 @@ impl JobArgs {
             refuse_another_definition(targets.iter().map(|target: &Target| &target.job), &job)?;
             refuse_unusable_source(&job)?;
             warn_of_early_sealing(&job);
-            let (window_s, settle_s) = job
-                .backfill
-                .as_ref()
-                .map_or((WINDOW_S, SETTLE_S), |backfill| {
-                    (seconds(backfill.window), seconds(backfill.settle))
-                });
+            let (window_s, longest_s, settle_s) = job.backfill.as_ref().map_or(
+                (WINDOW_S, seconds(job::LONGEST_WINDOW), SETTLE_S),
+                |backfill| {
+                    (
+                        seconds(backfill.window),
+                        seconds(backfill.longest_window),
+                        seconds(backfill.settle),
+                    )
+                },
+            );
             let requested = self.range(&job, window_s, settle_s, now)?;
             if requested.seconds() / window_s > MOST_WINDOWS {
                 return Err(UsageError(format!(
@@ -112,6 +118,7 @@ impl JobArgs {
                 job,
                 requested,
                 window_s,
+                longest_s,
                 settle_s,
             });
         }
@@ -298,6 +305,7 @@ impl Target {
             job: &self.job,
             requested: self.requested,
             window_s: self.window_s,
+            longest_s: self.longest_s,
             settle_s: self.settle_s,
             now,
             command,
@@ -306,6 +314,7 @@ impl Target {
                 _ => windows::BACKFILL_PRIORITY,
             },
             holder,
+            sizing: None,
         }
     }
 

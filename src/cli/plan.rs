@@ -1,8 +1,9 @@
-//! `plan`: what `run` would fetch.
+//! `plan`: what `run` would fetch, and what that would cost.
 
 use std::io::Write;
 
 use chrono::Utc;
+use indicatif::HumanBytes;
 
 use super::{
     Exit,
@@ -10,19 +11,27 @@ use super::{
     jobs::{self, Target},
 };
 use crate::{
+    job::{Detail, Job},
     plan::Plan,
-    store::{self, Holder, retention::Kept},
-    submit,
+    store::{self, Holder, retention::Kept, sources, traces},
+    submit::{self, Submission},
+    tempo::{Client, Limits},
     window::{Window, WindowSet, rfc3339},
 };
 
-/// Show what `run` would fetch; writes nothing and asks Tempo nothing.
+/// Show what `run` would fetch, and what it would cost; writes nothing.
+///
+/// Tempo is asked to count, which is cheap: from its counts come the windows that `run` would make, the requests and the
+/// room on disk. What it does not count is said to be unknown.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     #[command(flatten)]
     jobs: jobs::JobArgs,
     #[command(flatten)]
     database: database::DatabaseArgs,
+    /// Do not ask Tempo to count: windows are cut at edges
+    #[arg(long)]
+    no_count: bool,
     /// Report as JSON on stdout
     #[arg(long)]
     json: bool,
@@ -37,32 +46,51 @@ pub(super) async fn run(args: Args) -> anyhow::Result<Exit> {
     };
     let plans = if database::exists(&args.database)? {
         let database = Database::open_as_it_is(&args.database, Otherwise::Local, 2).await?;
-        let plans = plans(&database, &targets).await;
+        let plans = plans(&database, &targets, args.no_count).await;
         database.close().await;
         plans?
     } else {
-        targets.iter().map(everything).collect()
+        let mut plans = Vec::new();
+        for target in &targets {
+            plans.push(everything(target, args.no_count).await);
+        }
+        plans
     };
     let mut out = std::io::stdout().lock();
     if args.json {
         let reports: Vec<serde_json::Value> = targets
             .iter()
             .zip(&plans)
-            .map(|(target, plan)| as_json(target, plan))
+            .map(|(target, (plan, estimate))| as_json(target, plan, estimate.as_ref()))
             .collect();
         writeln!(out, "{}", serde_json::to_string_pretty(&reports)?)?;
         return Ok(Exit::Complete);
     }
-    for (target, plan) in targets.iter().zip(&plans) {
-        let windows: WindowSet = plan.windows.iter().copied().collect();
+    for (target, (plan, estimate)) in targets.iter().zip(&plans) {
+        let windows = plan.to_fetch();
         writeln!(out, "{}: {}", target.job.name, target.requested)?;
         writeln!(
             out,
-            "  to fetch          {:>12} s in {} windows of at most {} s",
+            "  to fetch          {:>12} s in {} windows",
             windows.seconds(),
-            plan.windows.len(),
-            target.window_s
+            plan.windows.len()
         )?;
+        match estimate {
+            Some(estimate) => writeln!(
+                out,
+                "  expected          {:>12} traces; about {} requests ({} of them to count), {} on disk",
+                estimate.traces,
+                estimate.requests,
+                estimate.counts,
+                HumanBytes(estimate.bytes_on_disk)
+            )?,
+            None if windows.is_empty() => {}
+            None => writeln!(
+                out,
+                "  expected               unknown: {}",
+                why_unknown(args.no_count)
+            )?,
+        }
         for (what, set) in [
             ("covered", &plan.covered),
             ("in flight", &plan.in_flight),
@@ -78,41 +106,132 @@ pub(super) async fn run(args: Args) -> anyhow::Result<Exit> {
     Ok(Exit::Complete)
 }
 
+/// What a plan will cost.
+#[derive(Debug, Clone, serde::Serialize)]
+struct Estimate {
+    /// Traces that start in what is to be fetched. A few more come: those that reach into it.
+    traces: u64,
+    /// Requests in all.
+    requests: u64,
+    /// Of these, questions for counts.
+    counts: u32,
+    /// Room that the traces will take in the database, indexes included, bytes.
+    bytes_on_disk: u64,
+}
+
+fn why_unknown(no_count: bool) -> &'static str {
+    if no_count {
+        "--no-count"
+    } else {
+        "Tempo did not count, or there is too little to ask for; windows are cut at edges, and cut further where they are full"
+    }
+}
+
+/// Has Tempo count, and plans by it.
+async fn counted(
+    submission: &mut Submission<'_>,
+    target: &Target,
+    plan: Plan,
+    limits: Limits,
+    bytes_per_trace: Option<f64>,
+    again: impl AsyncFnOnce(&Submission<'_>) -> anyhow::Result<Plan>,
+) -> anyhow::Result<(Plan, Option<Estimate>)> {
+    let source = target.job.source.clone();
+    let Ok(client) = Client::new(source, limits) else {
+        return Ok((plan, None));
+    };
+    let surveyor = submit::surveyor(submission, &client, None);
+    let Some(survey) = surveyor.survey(&plan.to_fetch(), target.longest_s).await else {
+        return Ok((plan, None));
+    };
+    let sized = Submission {
+        sizing: Some(&survey.sizing),
+        ..*submission
+    };
+    let plan = again(&sized).await?;
+    let traces = plan.windows.iter().filter_map(|piece| piece.expected).sum();
+    let bytes = bytes_per_trace.unwrap_or_else(|| usual_bytes_on_disk(&target.job));
+    let estimate = Estimate {
+        traces,
+        requests: survey.searches(&plan.windows) + u64::from(survey.requests),
+        counts: survey.requests,
+        bytes_on_disk: (traces as f64 * bytes) as u64,
+    };
+    Ok((plan, Some(estimate)))
+}
+
+/// What a trace takes in the database, its indexes included, before there is one to measure; bytes.
+fn usual_bytes_on_disk(job: &Job) -> f64 {
+    match job.select.detail {
+        Detail::Trace => 235.0,
+        Detail::Services => 430.0,
+    }
+}
+
 /// The plan for a database that does not exist or was never used: nothing is covered.
-fn everything(target: &Target) -> Plan {
+async fn everything(target: &Target, no_count: bool) -> (Plan, Option<Estimate>) {
     let holder = Holder::of_this_process();
-    let submission = target.submission("run", &holder, Utc::now());
+    let mut submission = target.submission("run", &holder, Utc::now());
     let kept = Kept {
         retention_s: submit::retention_s(&target.job),
         deleted_before: None,
     };
-    submit::planned(
-        &submission,
-        &WindowSet::default(),
-        &WindowSet::default(),
-        kept,
+    let nothing = WindowSet::default();
+    let plan = submit::planned(&submission, &nothing, &nothing, kept);
+    if no_count {
+        return (plan, None);
+    }
+    let again = async |submission: &Submission<'_>| {
+        Ok(submit::planned(submission, &nothing, &nothing, kept))
+    };
+    let fallback = plan.clone();
+    counted(
+        &mut submission,
+        target,
+        plan,
+        Limits::default(),
+        None,
+        again,
     )
+    .await
+    .unwrap_or((fallback, None))
 }
 
-async fn plans(database: &Database, targets: &[Target]) -> anyhow::Result<Vec<Plan>> {
+async fn plans(
+    database: &Database,
+    targets: &[Target],
+    no_count: bool,
+) -> anyhow::Result<Vec<(Plan, Option<Estimate>)>> {
     let mut conn = database.pool.acquire().await?;
     let (_, applied) = store::migrations_applied(&mut conn).await?;
     let holder = Holder::of_this_process();
     let mut plans = Vec::new();
     for target in targets {
-        let submission = target.submission("run", &holder, Utc::now());
-        plans.push(if applied == 0 {
-            everything(target)
-        } else {
-            submit::preview(&mut conn, &submission)
+        if applied == 0 {
+            plans.push(everything(target, no_count).await);
+            continue;
+        }
+        let mut submission = target.submission("run", &holder, Utc::now());
+        let plan = submit::preview(&mut conn, &submission)
+            .await
+            .map_err(|error| target.refused(error))?;
+        if no_count || plan.windows.is_empty() {
+            plans.push((plan, None));
+            continue;
+        }
+        let limits = sources::limits(&mut conn, &target.job.source.name).await?;
+        let bytes = traces::bytes_on_disk(&mut conn).await?;
+        let again = async |submission: &Submission<'_>| {
+            submit::preview(&mut conn, submission)
                 .await
-                .map_err(|error| target.refused(error))?
-        });
+                .map_err(|error| target.refused(error))
+        };
+        plans.push(counted(&mut submission, target, plan, limits, bytes, again).await?);
     }
     Ok(plans)
 }
 
-fn as_json(target: &Target, plan: &Plan) -> serde_json::Value {
+fn as_json(target: &Target, plan: &Plan, estimate: Option<&Estimate>) -> serde_json::Value {
     let pairs = |windows: Vec<Window>| -> Vec<[String; 2]> {
         windows
             .into_iter()
@@ -123,7 +242,8 @@ fn as_json(target: &Target, plan: &Plan) -> serde_json::Value {
     serde_json::json!({
         "job": target.job.name, "dataset": target.job.dataset,
         "requested": [rfc3339(target.requested.start()), rfc3339(target.requested.end())],
-        "windows": pairs(plan.windows.clone()), "covered": set(&plan.covered), "in_flight": set(&plan.in_flight),
+        "windows": pairs(plan.windows.iter().map(|piece| piece.window).collect()), "covered": set(&plan.covered), "in_flight": set(&plan.in_flight),
         "too_young": set(&plan.too_young), "beyond_retention": set(&plan.beyond_retention),
+        "expected": estimate,
     })
 }

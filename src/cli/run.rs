@@ -24,7 +24,7 @@ use crate::{
     },
     submit,
     window::{Window, WindowSet, rfc3339},
-    worker::Worker,
+    worker::{STORING, Worker},
 };
 
 /// How often the ledger is looked at while waiting.
@@ -93,9 +93,16 @@ pub(super) async fn run(args: Args) -> anyhow::Result<Exit> {
 pub(super) fn connections(targets: &[Target]) -> u32 {
     let in_hand: usize = targets
         .iter()
-        .map(|target| target.job.source.limits.concurrency)
+        .map(|target| target.job.source.limits.concurrency + STORING)
         .sum();
     u32::try_from(in_hand * 2 + 6).unwrap_or(64).min(64)
+}
+
+/// What was planned for a target.
+struct Submitted {
+    plan: Plan,
+    /// Requests that it took to have it counted.
+    counts: u32,
 }
 
 /// Submits the targets, works until each is finished, and prints what became of each.
@@ -116,11 +123,18 @@ pub(super) async fn run_targets(
         since = database_time(&mut conn).await?;
         for target in targets {
             refuse_paused(&mut conn, target).await?;
-            let submission = target.submission(command, &holder, now);
+            let mut submission = target.submission(command, &holder, now);
+            let survey = submit::survey(&database.pool, &submission)
+                .await
+                .map_err(|error| target.refused(error))?;
+            submission.sizing = survey.as_ref().map(|survey| &survey.sizing);
             let (plan, run_id) = submit::submit(&mut conn, &submission)
                 .await
                 .map_err(|error| target.refused(error))?;
-            plans.push(plan);
+            plans.push(Submitted {
+                plan,
+                counts: survey.map_or(0, |survey| survey.requests),
+            });
             runs.extend(run_id);
         }
     }
@@ -140,7 +154,7 @@ pub(super) async fn run_targets(
     .only(sources);
     let needs_work = plans
         .iter()
-        .any(|plan| !plan.windows.is_empty() || !plan.in_flight.is_empty());
+        .any(|Submitted { plan, .. }| !plan.windows.is_empty() || !plan.in_flight.is_empty());
     let mut working = needs_work.then(|| tokio::spawn(worker.run(stop.clone())));
     let mut interrupted = Interrupts::new()?;
     let waited = tokio::select! {
@@ -207,19 +221,20 @@ async fn ended(working: &mut Option<tokio::task::JoinHandle<()>>) -> anyhow::Err
 async fn wait_for_all(
     database: &Database,
     targets: &[Target],
-    plans: &[Plan],
+    plans: &[Submitted],
     since: DateTime<Utc>,
     begun: Instant,
     interrupted: &mut Interrupts,
     quiet: bool,
 ) -> anyhow::Result<Vec<Report>> {
     let mut reports = Vec::new();
-    for (target, plan) in targets.iter().zip(plans) {
-        let progress = if plan.windows.is_empty() && plan.in_flight.is_empty() {
+    for (target, Submitted { plan, counts }) in targets.iter().zip(plans) {
+        let mut progress = if plan.windows.is_empty() && plan.in_flight.is_empty() {
             Progress::default()
         } else {
             wait_for(database, target, since, interrupted, quiet).await?
         };
+        progress.requests += i64::from(*counts);
         let report = report(database, target, plan, progress, begun, interrupted.came).await?;
         if !quiet {
             // A reader that has gone away changes nothing about the outcome.

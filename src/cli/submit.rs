@@ -10,7 +10,7 @@ use super::{
     database::{self, Database, Otherwise},
     jobs::{self, Target},
 };
-use crate::{store::Holder, submit, window::WindowSet};
+use crate::{store::Holder, submit};
 
 /// Put what is missing of each job's range on the queue, for `work` to fetch.
 #[derive(Debug, clap::Args)]
@@ -61,16 +61,15 @@ async fn submit_all(database: &Database, targets: &[Target], json: bool) -> anyh
     let mut conn = database.pool.acquire().await?;
     let mut reports = Vec::new();
     for target in targets {
-        let submission = target.submission("submit", &holder, Utc::now());
+        let mut submission = target.submission("submit", &holder, Utc::now());
+        let survey = submit::survey(&database.pool, &submission)
+            .await
+            .map_err(|error| target.refused(error))?;
+        submission.sizing = survey.as_ref().map(|survey| &survey.sizing);
         let (plan, run_id) = submit::submit(&mut conn, &submission)
             .await
             .map_err(|error| target.refused(error))?;
-        let to_fetch = plan
-            .windows
-            .iter()
-            .copied()
-            .collect::<WindowSet>()
-            .seconds();
+        let to_fetch = plan.to_fetch().seconds();
         if json {
             reports.push(serde_json::json!({
                 "job": target.job.name, "dataset": target.job.dataset, "run": run_id, "windows": plan.windows.len(),

@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// The share of the limit that a band is meant to fill.
-const FILL: f64 = 0.6;
+pub(super) const FILL: f64 = 0.6;
 /// Durations kept for estimates.
 const SAMPLE: usize = 50_000;
 /// A second needs no more requests than this, or something is wrong.

@@ -13,8 +13,8 @@ use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    plan::density::Piece,
     retry,
-    split::Piece,
     store::{
         Holder, Look,
         lease::{self, Claimed, ErrorClass, Figures, FinishError, Renewal, Setback},
@@ -25,6 +25,8 @@ use crate::{
 };
 
 mod bands;
+mod log;
+pub mod survey;
 mod work;
 
 use self::work::Work;

@@ -4,34 +4,35 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 
-use super::{Harvester, Outcome, bands};
+use super::{
+    Harvester, Outcome, bands,
+    log::{Log, describe_failure},
+    survey::{self, QUERYLESS_MARGIN},
+};
 use crate::{
     job::TracesPerRequest,
-    split::{self, Decision, Density, Histogram, OverLimit},
+    plan::density::Histogram,
+    split::{self, Decision, Density, OverLimit},
     store::{
-        fetches::{self, Fetch},
         lease::{Claimed, Figures},
         sources, windows,
     },
-    tempo::{Answer, Class, Client, Failure, Learned, Search, Urgency, wire::TraceSummary},
+    tempo::{Answer, Class, Client, Count, Failure, Learned, Search, Urgency, wire::TraceSummary},
     window::Window,
 };
 
-/// The most traces asked for without being told to: Tempo allocates for the limit, about 1 MB for a thousand.
-const AUTO_CEILING: u32 = 100_000;
 /// Asked for when nothing is known.
 const FIRST_LIMIT: u32 = 10_000;
 /// The fewest asked for when the number is known.
 const LEAST_LIMIT: u32 = 1_000;
 /// Only older windows are searched without a query: young blocks may cut such an answer below the limit.
 const QUERYLESS_AGE_S: i64 = 3_600;
-/// In a young block fragments count towards the limit of a search without a query, and traces without a root are not
-/// counted by the server: such an answer has to be smaller than its limit by this factor, whatever the count says.
-const QUERYLESS_MARGIN: usize = 2;
 /// Tempo hides its newest 30 s, and its clock shows whole seconds.
 const CUTOFF_S: i64 = 31;
 /// How far Tempo's clock may be behind ours for a window to wait for it, seconds.
 const CLOCK_TOLERANCE_S: u64 = 600;
+/// Most steps of one count.
+const MOST_STEPS: i64 = 3_600;
 /// How far around a window its density is looked up, seconds.
 const DENSITY_REACH_S: i64 = 3_600;
 
@@ -65,6 +66,16 @@ impl<'a> Work<'a> {
         &self.harvester.client
     }
 
+    fn log(&self) -> Log<'a> {
+        Log {
+            pool: Some(&self.harvester.pool),
+            holder: &self.harvester.holder,
+            client: &self.harvester.client,
+            dataset: &self.claimed.dataset,
+            window_id: Some(self.claimed.lease.window_id),
+        }
+    }
+
     fn urgency(&self) -> Urgency {
         if self.claimed.priority >= windows::LIVE_PRIORITY {
             Urgency::Live
@@ -75,20 +86,13 @@ impl<'a> Work<'a> {
 
     /// The largest limit that can be asked with.
     pub(super) fn ceiling(&self) -> u32 {
-        let allowed = self.client().limits().max_result_limit.unwrap_or(u32::MAX);
-        match self.client().source().limits.traces_per_request {
-            TracesPerRequest::Auto => allowed.min(AUTO_CEILING),
-            TracesPerRequest::Fixed(limit) => allowed.min(limit),
-        }
-        .max(1)
+        survey::ceiling(self.client())
     }
 
-    fn first_limit(&self) -> u32 {
+    /// How much to ask for first, of a window that is known, or guessed from those near it, to hold so many.
+    fn first_limit(&self, expected: Option<u64>) -> u32 {
         let ceiling = self.ceiling();
-        let wanted = match (
-            self.client().source().limits.traces_per_request,
-            self.claimed.expected,
-        ) {
+        let wanted = match (self.client().source().limits.traces_per_request, expected) {
             (TracesPerRequest::Fixed(limit), _) => limit,
             (TracesPerRequest::Auto, Some(expected)) => {
                 u32::try_from(expected.saturating_mul(9) / 4)
@@ -104,9 +108,11 @@ impl<'a> Work<'a> {
     /// vouched for.
     fn may_be_queryless(&self) -> bool {
         let room = u64::from(self.ceiling()) / QUERYLESS_MARGIN as u64;
-        self.claimed.query.is_none()
-            && self.claimed.detail == "trace"
-            && self.claimed.expected.is_none_or(|expected| expected < room)
+        survey::prefers_queryless(
+            self.client(),
+            self.claimed.query.as_deref(),
+            &self.claimed.detail,
+        ) && self.claimed.expected.is_none_or(|expected| expected < room)
             && self.client().may_count()
     }
 
@@ -128,7 +134,18 @@ impl<'a> Work<'a> {
         {
             return bands::harvest(self, Vec::new(), self.claimed.expected).await;
         }
-        let mut limit = self.first_limit();
+        let near = match self.claimed.expected {
+            Some(_) => None,
+            None => self.density_near().await,
+        };
+        if let Some(rate) = near
+            && let Some(pieces) =
+                split::over_full(window, self.ceiling(), &Density::PerSecond(rate))
+        {
+            return Outcome::Split(pieces, 0);
+        }
+        let estimated = near.map(|rate| (rate * window.seconds() as f64).ceil() as u64);
+        let mut limit = self.first_limit(self.claimed.expected.or(estimated));
         let mut queryless =
             self.may_be_queryless() && window.end() <= Utc::now().timestamp() - QUERYLESS_AGE_S;
         let mut density = None;
@@ -174,6 +191,7 @@ impl<'a> Work<'a> {
                         Some(known) => known,
                         None => self.density().await,
                     };
+                    let known = believable(known, window, sample.len());
                     let over = OverLimit {
                         window,
                         limit,
@@ -215,7 +233,8 @@ impl<'a> Work<'a> {
             Ok(answer) => answer.elapsed,
             Err(failure) => failure.elapsed,
         };
-        let mut fetch = self.fetch_row("search", search.window, search.query.as_deref(), elapsed);
+        let log = self.log();
+        let mut fetch = log.row("search", search.window, search.query.as_deref(), elapsed);
         fetch.traces_limit = Some(limit);
         match &result {
             Ok(answer) => {
@@ -236,44 +255,8 @@ impl<'a> Work<'a> {
             }
             Err(failure) => describe_failure(&mut fetch, failure),
         }
-        self.keep(fetch).await;
+        log.keep(fetch).await;
         result
-    }
-
-    fn fetch_row<'b>(
-        &'b self,
-        kind: &'static str,
-        span: Window,
-        query: Option<&'b str>,
-        duration: Duration,
-    ) -> Fetch<'b> {
-        Fetch {
-            source: &self.client().source().name,
-            dataset: &self.claimed.dataset,
-            window_id: self.claimed.lease.window_id,
-            kind,
-            span,
-            query,
-            traces_limit: None,
-            returned: None,
-            outcome: "complete",
-            status: None,
-            bytes: None,
-            inspected_bytes: None,
-            duration,
-            error: None,
-        }
-    }
-
-    /// The log of requests is for people: a window is not given up because it cannot be written.
-    async fn keep(&self, fetch: Fetch<'_>) {
-        let written = async {
-            let mut conn = self.harvester.pool.acquire().await?;
-            fetches::record(&mut conn, &self.harvester.holder, &fetch).await
-        };
-        if let Err(error) = written.await {
-            tracing::warn!(%error, "cannot log a request");
-        }
     }
 
     /// What a failed request means for the window; `None`: a limit was learned, ask again.
@@ -414,15 +397,22 @@ impl<'a> Work<'a> {
         let rooted = found
             .iter()
             .filter(|trace| trace.root_service.is_some() && seconds.contains(&trace.start_ns));
-        rooted.count() as u64 >= counted
+        let rooted = rooted.count() as u64;
+        // Far fewer counted than found: this server's counts vouch for nothing.
+        rooted >= counted && rooted <= counted.saturating_mul(2)
     }
 
     async fn density(&mut self) -> Density {
-        if self.claimed.query.is_none()
-            && let Some(histogram) = self.count().await
-        {
+        if let Some(histogram) = self.count().await {
             return Density::Counted(histogram);
         }
+        self.density_near()
+            .await
+            .map_or(Density::Unknown, Density::PerSecond)
+    }
+
+    /// Traces per second in the windows done nearest to this one; `None` if there are none, or none was found in them.
+    async fn density_near(&self) -> Option<f64> {
         let near = async {
             let mut conn = self.harvester.pool.acquire().await?;
             windows::density_near(
@@ -433,10 +423,7 @@ impl<'a> Work<'a> {
             )
             .await
         };
-        match near.await {
-            Ok(Some(rate)) if rate > 0.0 => Density::PerSecond(rate),
-            _ => Density::Unknown,
-        }
+        near.await.ok().flatten().filter(|&rate| rate > 0.0)
     }
 
     /// The server's own count of root spans in the window, which is known to hold traces; `None` if it cannot be had.
@@ -454,35 +441,21 @@ impl<'a> Work<'a> {
             return None;
         }
         self.requests += 1;
-        let result = self.client().count(window, self.urgency()).await;
-        let elapsed = match &result {
-            Ok(answer) => answer.elapsed,
-            Err(failure) => failure.elapsed,
+        let step_s = (window.seconds() + MOST_STEPS - 1) / MOST_STEPS;
+        let to_step = |second: i64| second.div_euclid(step_s) * step_s;
+        let count = Count {
+            window: Window::new(to_step(window.start()), to_step(window.end() + step_s - 1))
+                .unwrap_or(window),
+            step_s,
+            query: self.claimed.query.as_deref(),
+            urgency: self.urgency(),
         };
-        let mut fetch = self.fetch_row("count", window, None, elapsed);
-        match &result {
-            Ok(answer) => {
-                fetch.outcome = if answer.histogram.is_some() {
-                    "complete"
-                } else {
-                    "unusable"
-                };
-                fetch.status = Some(answer.status);
-                fetch.returned = answer
-                    .histogram
-                    .as_ref()
-                    .map(|histogram| histogram.steps.len());
-                fetch.bytes = Some(answer.bytes);
-            }
-            Err(failure) => describe_failure(&mut fetch, failure),
-        }
-        self.keep(fetch).await;
-        match result {
-            Ok(answer) => {
-                if answer.histogram.is_none() {
+        match self.log().count(&count).await {
+            Ok(histogram) => {
+                if histogram.is_none() {
                     self.client().cannot_count();
                 }
-                answer.histogram
+                histogram
             }
             Err(Failure {
                 class: Class::Limit(learned),
@@ -496,6 +469,16 @@ impl<'a> Work<'a> {
                 None
             }
         }
+    }
+}
+
+/// A count that is far below what was seen is no guide.
+fn believable(density: Density, window: Window, seen: usize) -> Density {
+    match density {
+        Density::Counted(histogram) if histogram.count_in(window) < seen as u64 / 2 => {
+            Density::Unknown
+        }
+        known => known,
     }
 }
 
@@ -514,18 +497,4 @@ fn about_another_window(answer: &Answer, window: Window) -> bool {
         trace.start_ns < untold_ns || window.overlaps_ns(trace.start_ns, latest_end_ns)
     };
     !traces.is_empty() && !traces.iter().any(overlaps)
-}
-
-fn describe_failure<'a>(fetch: &mut Fetch<'a>, failure: &'a Failure) {
-    fetch.outcome = match failure.class {
-        Class::Limit(_) => "limit",
-        Class::TooLarge => "too_large",
-        Class::Timeout => "timeout",
-        Class::Throttled => "throttled",
-        Class::Passing => "passing",
-        Class::Access => "access",
-        Class::Query => "query",
-    };
-    fetch.status = failure.status;
-    fetch.error = Some(&failure.message);
 }

@@ -49,11 +49,14 @@ pub use self::load::{
 pub use self::schedule::Schedule;
 pub use self::schema::{job_schema, sources_schema};
 pub use self::source::{Auth, Limits, Source, Tls, TracesPerRequest};
-pub use self::spec::SourceSpec;
+pub use self::spec::{Compression, SourceSpec};
 pub use self::summary::Outline;
 pub use self::template::{Template, TemplateError};
 
 use self::diagnostics::Positions;
+
+/// The longest that a backfill's window becomes unless `window` is written.
+pub const LONGEST_WINDOW: Duration = Duration::from_secs(86_400);
 
 /// A job: what a valid job file amounts to, in this environment.
 #[derive(Clone)]
@@ -129,8 +132,10 @@ impl fmt::Display for Detail {
 pub struct Backfill {
     /// Which part of it.
     pub range: BackfillRange,
-    /// How much is fetched as one window: whole seconds, 1s to 7d.
+    /// Where windows are cut when nothing is known about what they hold: whole seconds, 1s to 7d.
     pub window: Duration,
+    /// The longest that a window becomes where there is little in it: `window` if that was written, else a day.
+    pub longest_window: Duration,
     /// How far behind now the range of `last` ends: whole seconds.
     pub settle: Duration,
     /// Which windows come first.
@@ -277,6 +282,7 @@ mod tests {
         Backfill {
             range: BackfillRange::Last(Duration::from_secs(last_s)),
             window: Duration::from_secs(window_s),
+            longest_window: Duration::from_secs(window_s),
             settle: Duration::from_secs(settle_s),
             order: Order::NewestFirst,
             schedule: None,

@@ -98,7 +98,7 @@ mod tests {
     #[test]
     fn a_key_says_what_an_editor_needs() {
         let schema = job_schema();
-        insta::assert_snapshot!(schema["$defs"]["BackfillSpec"]["properties"]["window"], @r#"{"default":"1h","description":"How much is fetched as one window: whole seconds, 1s to 7d. Windows that hold too much for one answer are split.","pattern":"^([0-9]+(\\.[0-9]+)? ?[a-z]+ ?)+$|\\$\\{","type":"string"}"#);
+        insta::assert_snapshot!(schema["$defs"]["BackfillSpec"]["properties"]["window"], @r#"{"default":"1h","description":"The longest window: whole seconds, 1s to 7d. Without it, hours that hold little are fetched together, up to a day,\nwhere Tempo counts. Windows that hold too much for one answer are cut in any case.","pattern":"^([0-9]+(\\.[0-9]+)? ?[a-z]+ ?)+$|\\$\\{","type":"string"}"#);
         insta::assert_snapshot!(schema["$defs"]["LimitsSpec"]["properties"]["concurrency"], @r#"{"default":4,"description":"Requests at once.","maximum":64,"minimum":1,"type":"integer"}"#);
         insta::assert_snapshot!(schema["properties"]["name"], @r#"{"description":"The job's name: 1 to 63 lower-case letters, digits, `_` and `-`, beginning with a letter or digit. No other job may have it.","examples":["shop"],"pattern":"^[a-z0-9][a-z0-9_-]{0,62}$|\\$\\{","type":"string"}"#);
         insta::assert_snapshot!(schema["$defs"]["DetailSpec"], @r#"{"description":"How much of each trace is collected.","oneOf":[{"const":"trace","description":"ID, root, start and duration: the cheapest for Tempo.","type":"string"},{"const":"services","description":"Also spans and errors per service.","type":"string"},{"const":"spans","description":"Also every span. Not yet available in this version.","type":"string"}]}"#);

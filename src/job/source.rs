@@ -18,7 +18,7 @@ use super::reader::{Bounds, Expansion, Reader};
 use super::secret_file::{read_path, read_secret_file};
 use super::secrets::MARKER;
 use super::spec::{
-    BasicAuthSpec, CONCURRENCY, DEFAULT_CONCURRENCY, DEFAULT_MAX_ATTEMPTS,
+    BasicAuthSpec, CONCURRENCY, Compression, DEFAULT_CONCURRENCY, DEFAULT_MAX_ATTEMPTS,
     DEFAULT_REQUESTS_PER_SECOND, DEFAULT_TIMEOUT, LimitsSpec, MAX_ATTEMPTS, REQUESTS_PER_SECOND,
     SecretText, SourceSpec, TRACES_PER_REQUEST, TlsSpec, TracesPerRequestSpec, UsernameSpec,
 };
@@ -40,6 +40,8 @@ pub struct Source {
     pub tls: Tls,
     /// How long Tempo keeps traces, when that is known.
     pub retention: Option<Duration>,
+    /// Whether it is to compress its answers.
+    pub compression: Compression,
     /// How much to ask of it.
     pub limits: Limits,
 }
@@ -75,6 +77,7 @@ impl Source {
             && headers(self) == headers(other)
             && self.tls == other.tls
             && self.retention == other.retention
+            && self.compression == other.compression
             && self.limits == other.limits
     }
 }
@@ -180,6 +183,7 @@ impl SourceSpec {
             headers: headers?,
             tls: tls?,
             retention: retention?,
+            compression: self.compression.unwrap_or_default(),
             limits: limits?,
         })
     }

@@ -96,6 +96,10 @@ impl Template {
                 "how long Tempo keeps traces: what is older is reported as a gap",
             ),
             (
+                "# compression = \"auto\"",
+                "\"gzip\" or \"none\"; auto: gzip, but for a Tempo on this machine",
+            ),
+            (
                 "# limits = { concurrency = 4, requests_per_second = 20 }",
                 "",
             ),

@@ -17,8 +17,8 @@ use super::spec::{
     DatetimeText, DetailSpec, JobSpec, OrderSpec, PollSpec, RetentionSpec, SelectSpec,
 };
 use super::{
-    Backfill, BackfillRange, Baseline, Detail, Order, Poll, Retention, Schedule, Select, Ticks,
-    duration, instant, schedule, traceql,
+    Backfill, BackfillRange, Baseline, Detail, LONGEST_WINDOW, Order, Poll, Retention, Schedule,
+    Select, Ticks, duration, instant, schedule, traceql,
 };
 
 const DAY_S: u64 = 86_400;
@@ -256,6 +256,10 @@ fn read_backfill(
     Some(Backfill {
         range: range?,
         window: window?,
+        longest_window: match spec.window {
+            Some(_) => window?,
+            None => LONGEST_WINDOW,
+        },
         settle: settle?,
         order: match spec.order {
             None | Some(OrderSpec::NewestFirst) => Order::NewestFirst,

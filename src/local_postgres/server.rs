@@ -34,7 +34,8 @@ const CONFIGURATION: &str = "
 # Set by tempo-harvest when it made this cluster.
 max_connections = 100
 shared_buffers = 128MB
-max_wal_size = 1GB
+max_wal_size = 4GB
+wal_compression = on
 fsync = on
 synchronous_commit = on
 timezone = 'UTC'

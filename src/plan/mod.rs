@@ -3,8 +3,10 @@
 //! Submitting again, catching up and repairing gaps are all this one operation. Pure: the clock, the coverage and the
 //! windows in flight are passed in ([`crate::store`] reads them), and nothing is written.
 
+pub mod density;
 pub mod poll;
 
+use self::density::{Piece, Sizing};
 use crate::{
     job::Order,
     window::{Window, WindowSet},
@@ -57,13 +59,15 @@ pub struct Request<'a> {
     pub window_s: i64,
     /// Which end comes first.
     pub order: Order,
+    /// How to cut where the server has counted; elsewhere windows are cut at edges only.
+    pub sizing: Option<&'a Sizing>,
 }
 
 /// Every second of the requested range is in exactly one of these.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan {
     /// What to fetch, in the order to fetch it.
-    pub windows: Vec<Window>,
+    pub windows: Vec<Piece>,
     /// Collected already.
     pub covered: WindowSet,
     /// Being collected already.
@@ -72,6 +76,13 @@ pub struct Plan {
     pub too_young: WindowSet,
     /// Older than what the source keeps, a gap that nothing can fill, or than what the dataset keeps.
     pub beyond_retention: WindowSet,
+}
+
+impl Plan {
+    /// Everything that is to be fetched.
+    pub fn to_fetch(&self) -> WindowSet {
+        self.windows.iter().map(|piece| piece.window).collect()
+    }
 }
 
 /// Plans what is left of a request.
@@ -88,10 +99,21 @@ pub fn plan(request: &Request<'_>) -> Plan {
         open.intersection(&before(second))
     });
     let open = open.minus(&beyond_retention);
-    let mut windows: Vec<Window> = open
+    let counted = request.sizing.map_or_else(WindowSet::default, |sizing| {
+        open.intersection(&sizing.counted)
+    });
+    let by_count = counted.iter().flat_map(|stretch| {
+        request
+            .sizing
+            .map_or_else(Vec::new, |sizing| sizing.cut(stretch))
+    });
+    let uncounted = open.minus(&counted);
+    let at_edges = uncounted
         .iter()
         .flat_map(|window| window.cut_at_edges(request.window_s))
-        .collect();
+        .map(Piece::uncounted);
+    let mut windows: Vec<Piece> = by_count.chain(at_edges).collect();
+    windows.sort_unstable_by_key(|piece| piece.window);
     if request.order == Order::NewestFirst {
         windows.reverse();
     }
@@ -108,7 +130,10 @@ pub fn plan(request: &Request<'_>) -> Plan {
 mod tests {
     use proptest::prelude::*;
 
-    use super::*;
+    use super::{
+        density::{Histogram, Step},
+        *,
+    };
 
     fn set() -> impl Strategy<Value = WindowSet> {
         prop::collection::vec((0i64..300, 1i64..60), 0..8).prop_map(|pairs| {
@@ -123,14 +148,18 @@ mod tests {
         #[test]
         fn every_requested_second_is_in_exactly_one_part(
             start in 0i64..200, length in 1i64..200, covered in set(), in_flight in set(),
-            kept_from in prop::option::of(0i64..300), settled_until in 0i64..400, window_s in 1i64..40, newest in any::<bool>(),
+            kept_from in prop::option::of(0i64..300), settled_until in 0i64..400, window_s in 1i64..40, newest in any::<bool>(), counted in prop::option::of(set()),
         ) {
             let requested = Window::new(start, start + length).unwrap();
             let order = if newest { Order::NewestFirst } else { Order::OldestFirst };
-            let plan = plan(&Request { requested, covered: &covered, in_flight: &in_flight, kept_from, settled_until, window_s, order });
+            let sizing = counted.map(|counted| Sizing {
+                histogram: Histogram { steps: (0..40).map(|i| Step { start: i * 10, seconds: 10, count: 100 }).collect() },
+                counted, budget: 250, mean_duration_s: 0.0, longest_s: window_s, at_once: 1, worth_a_window: 1,
+            });
+            let plan = plan(&Request { requested, covered: &covered, in_flight: &in_flight, kept_from, settled_until, window_s, order, sizing: sizing.as_ref() });
             for second in requested.start()..requested.end() {
                 let one = WindowSet::from(Window::new(second, second + 1).unwrap());
-                let in_windows = plan.windows.iter().filter(|w| w.start() <= second && second < w.end()).count();
+                let in_windows = plan.windows.iter().filter(|w| w.window.start() <= second && second < w.window.end()).count();
                 let parts = [&plan.covered, &plan.in_flight, &plan.too_young, &plan.beyond_retention]
                     .iter().filter(|set| !set.intersection(&one).is_empty()).count();
                 prop_assert_eq!(in_windows + parts, 1);
@@ -138,10 +167,10 @@ mod tests {
                     prop_assert!(second < settled_until && kept_from.is_none_or(|kept| second >= kept));
                 }
             }
-            let total: i64 = plan.windows.iter().map(|w| w.seconds()).sum();
+            let total: i64 = plan.windows.iter().map(|w| w.window.seconds()).sum();
             prop_assert!(total <= requested.seconds());
-            prop_assert!(plan.windows.iter().all(|w| w.start().div_euclid(window_s) == (w.end() - 1).div_euclid(window_s)));
-            prop_assert!(plan.windows.windows(2).all(|pair| (pair[0] > pair[1]) == newest));
+            prop_assert!(plan.windows.iter().all(|w| w.window.start().div_euclid(window_s) == (w.window.end() - 1).div_euclid(window_s)));
+            prop_assert!(plan.windows.windows(2).all(|pair| (pair[0].window > pair[1].window) == newest));
         }
     }
 }

@@ -9,6 +9,7 @@ use std::{collections::HashMap, path::PathBuf, time::Duration};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use sqlx::{Connection, PgPool};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -47,6 +48,8 @@ pub struct Scheduler {
     /// Changed jobs that were refused, and why.
     refused: HashMap<String, String>,
     clock: Clock,
+    /// Backfills that are being submitted.
+    submissions: JoinSet<(Job, Result<bool, SubmitError>)>,
 }
 
 /// A job that is scheduled.
@@ -60,6 +63,8 @@ struct Entry {
     /// Its file has gone: it rests, and is not cancelled.
     absent: bool,
     paused: bool,
+    /// Its backfill is being submitted.
+    submitting: bool,
 }
 
 /// The database's clock, told by the local one.
@@ -105,6 +110,7 @@ impl Scheduler {
             said: String::new(),
             refused: HashMap::new(),
             clock: Clock::default(),
+            submissions: JoinSet::new(),
         }
     }
 
@@ -147,8 +153,8 @@ impl Scheduler {
     pub async fn once(&mut self) -> Result<(), (Job, SubmitError)> {
         for entry in self.entries.iter().filter(|entry| entry.job.enabled) {
             let outcome = async {
+                backfill(&self.pool, &entry.job, &self.holder).await?;
                 let mut conn = self.pool.acquire().await?;
-                backfill(&mut conn, &entry.job, &self.holder).await?;
                 if let Some(poll) = &entry.job.poll {
                     let ticked =
                         tick::tick(&mut conn, &entry.job, poll, &self.holder, true).await?;
@@ -195,6 +201,10 @@ impl Scheduler {
             };
             tokio::select! {
                 () = tokio::time::sleep(sleep) => {}
+                Some(ended) = self.submissions.join_next() => match ended {
+                    Ok((job, outcome)) => self.submitted(&job, outcome),
+                    Err(error) => tracing::error!(%error, "submitting a backfill ended badly"),
+                },
                 () = stop.cancelled() => return,
             }
         }
@@ -206,16 +216,14 @@ impl Scheduler {
         if entry.absent || !entry.job.enabled {
             return;
         }
-        if entry.backfill_at.is_some_and(|at| at <= now) {
-            let outcome = async {
-                let mut conn = self.pool.acquire().await?;
-                backfill(&mut conn, &entry.job, &self.holder).await
-            };
-            entry.backfill_at = match outcome.await {
-                Ok(true) => entry.next_backfill(now),
-                Ok(false) => Some(now + WHILE_PAUSED),
-                Err(error) => Some(now + say_failed(&entry.job, &error)),
-            };
+        if !entry.submitting && entry.backfill_at.is_some_and(|at| at <= now) {
+            // Having it counted may take a minute, and polls are not to wait for that.
+            (entry.submitting, entry.backfill_at) = (true, None);
+            let (pool, holder, job) = (self.pool.clone(), self.holder.clone(), entry.job.clone());
+            self.submissions.spawn(async move {
+                let outcome = backfill(&pool, &job, &holder).await;
+                (job, outcome)
+            });
         }
         let Some(poll) = entry
             .job
@@ -243,6 +251,23 @@ impl Scheduler {
             }
             Err(error) => entry.poll_at = Some(now + say_failed(&entry.job, &error)),
         }
+    }
+
+    /// Takes note of a backfill that was submitted, or could not be.
+    fn submitted(&mut self, job: &Job, outcome: Result<bool, SubmitError>) {
+        let (now, _) = self.clock.now();
+        // Another version of the job that has come since is due by itself.
+        let mut entries = self.entries.iter_mut();
+        let Some(entry) = entries.find(|entry| entry.submitting && entry.job.name == job.name)
+        else {
+            return;
+        };
+        entry.submitting = false;
+        entry.backfill_at = match outcome {
+            Ok(true) => entry.next_backfill(now),
+            Ok(false) => Some(now + WHILE_PAUSED),
+            Err(error) => Some(now + say_failed(&entry.job, &error)),
+        };
     }
 
     /// Takes over what the files hold now: a job that is new or changed if it is accepted, else the last good version
@@ -302,7 +327,9 @@ impl Scheduler {
             Ok((now, scheduled_at)) => {
                 tracing::warn!(job = job.name, file = %job.file.display(), "took over a new or changed job");
                 self.refused.remove(&job.name);
-                self.at_hand.put(job.source.clone());
+                if job.enabled {
+                    self.at_hand.put(job.source.clone());
+                }
                 let mut entry = Entry::new(job, now);
                 entry.start(now, scheduled_at);
                 self.entries
@@ -343,6 +370,7 @@ impl Entry {
             backfill_at: None,
             absent: false,
             paused: false,
+            submitting: false,
             job,
         }
     }
@@ -425,20 +453,22 @@ async fn register(
 }
 
 /// Submits a job's backfill as it is due by the database's clock; `false`: the job is paused.
-async fn backfill(
-    conn: &mut sqlx::PgConnection,
-    job: &Job,
-    holder: &Holder,
-) -> Result<bool, SubmitError> {
-    let now = polls::clock(&mut *conn).await?;
-    let Some(submission) = Submission::of_backfill(job, now, holder) else {
+async fn backfill(pool: &PgPool, job: &Job, holder: &Holder) -> Result<bool, SubmitError> {
+    let now = {
+        let mut conn = pool.acquire().await?;
+        if polls::is_paused(&mut conn, &job.name).await? {
+            return Ok(false);
+        }
+        polls::clock(&mut conn).await?
+    };
+    let Some(mut submission) = Submission::of_backfill(job, now, holder) else {
         return Ok(true);
     };
-    if polls::is_paused(&mut *conn, &job.name).await? {
-        return Ok(false);
-    }
-    let (plan, _run) = submit::submit(&mut *conn, &submission).await?;
-    polls::record_tick(conn, &job.name, now).await?;
+    let survey = submit::survey(pool, &submission).await?;
+    submission.sizing = survey.as_ref().map(|survey| &survey.sizing);
+    let mut conn = pool.acquire().await?;
+    let (plan, _run) = submit::submit(&mut conn, &submission).await?;
+    polls::record_tick(&mut conn, &job.name, now).await?;
     tracing::info!(job = job.name, range = %submission.requested, windows = plan.windows.len(), "backfill submitted");
     Ok(true)
 }

@@ -6,6 +6,7 @@ use sqlx::{Connection, PgConnection};
 
 use crate::{
     job::{Job, Poll, Ticks},
+    plan::density::Piece,
     plan::{
         Look,
         poll::{self, Planned, Rules, Urgency},
@@ -200,10 +201,10 @@ async fn insert(
         }
     }
     for (look, earlier_look, urgency) in kinds {
-        let windows: Vec<Window> = planned
+        let windows: Vec<Piece> = planned
             .iter()
             .filter(|planned| kind(planned) == (look, earlier_look, urgency))
-            .map(|planned| planned.window)
+            .map(|planned| Piece::uncounted(planned.window))
             .collect();
         let origin = Origin {
             run_id,

@@ -15,8 +15,8 @@ pub struct Fetch<'a> {
     pub source: &'a str,
     /// For which dataset.
     pub dataset: &'a str,
-    /// For which window.
-    pub window_id: i64,
+    /// For which window; `None`: for a plan.
+    pub window_id: Option<i64>,
     /// `search` or `count`.
     pub kind: &'static str,
     /// The range asked for.
@@ -75,4 +75,21 @@ pub async fn record(
     .execute(conn)
     .await?;
     Ok(())
+}
+
+/// Bytes of an answer for each trace in it, as the latest answers of a dataset had them; `None` if none brought enough to
+/// tell.
+///
+/// # Errors
+/// If the database refuses.
+pub async fn bytes_per_trace(conn: &mut PgConnection, dataset: &str) -> sqlx::Result<Option<f64>> {
+    sqlx::query_scalar!(
+        "SELECT sum(bytes)::float8 / nullif(sum(returned), 0)::float8
+         FROM (SELECT bytes, returned FROM harvest.fetches
+               WHERE dataset = $1 AND kind = 'search' AND outcome = 'complete' AND returned >= 100 AND bytes > 0
+               ORDER BY at DESC LIMIT 100) latest",
+        dataset
+    )
+    .fetch_one(conn)
+    .await
 }

@@ -15,8 +15,8 @@ use super::{
     window_of,
 };
 use crate::{
+    plan::density::Piece,
     queue::{self, Item},
-    split::Piece,
     tempo::wire::TraceSummary,
     window::Window,
 };
@@ -237,7 +237,7 @@ pub async fn store_part(
 ) -> Result<Merged, FinishError> {
     let mut tx = conn.begin().await?;
     fence(&mut tx, claimed.lease).await?;
-    let merged = traces::merge(&mut tx, &claimed.dataset, found).await?;
+    let merged = traces::store(&mut tx, &claimed.dataset, claimed.window, found).await?;
     datasets::add_traces(&mut tx, &claimed.dataset, merged.new).await?;
     tx.commit().await?;
     Ok(merged)
@@ -257,7 +257,7 @@ pub async fn mark_done(
     let mut tx = conn.begin().await?;
     fence(&mut tx, claimed.lease).await?;
     let returned = before.returned + i64::try_from(found.len()).unwrap_or(i64::MAX);
-    let merged = traces::merge(&mut tx, &claimed.dataset, found).await?;
+    let merged = traces::store(&mut tx, &claimed.dataset, claimed.window, found).await?;
     let stored_new = before.stored_new + merged.new;
     sqlx::query!(
         "UPDATE harvest.windows SET state = 'done', lease_holder = NULL, lease_expires_at = NULL, finished_at = clock_timestamp(),

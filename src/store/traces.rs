@@ -1,13 +1,13 @@
-//! `harvest.traces`: COPY into a temporary table, then one sorted merge. A later answer only ever improves a row.
+//! `harvest.traces`: what is new is copied in, what may be known is merged. A later answer only ever improves a row.
 
-use std::sync::Arc;
+use std::collections::HashSet;
 
 use chrono::{DateTime, Utc};
-use sqlx::{PgConnection, Row, postgres::types::PgRange};
+use sqlx::{Connection, PgConnection, Row, postgres::types::PgRange};
 
 use super::range;
 use crate::{
-    tempo::wire::{ServiceCounts, TraceSummary, by_service},
+    tempo::wire::{ServiceCounts, Services, TraceSummary, by_service},
     window::Window,
 };
 
@@ -16,12 +16,22 @@ const CHUNK: usize = 256 << 10;
 /// Microseconds between 1970 and 2000, where PostgreSQL's time begins.
 const POSTGRES_EPOCH_US: i64 = 946_684_800_000_000;
 
-const STAGING: &str = "CREATE TEMPORARY TABLE IF NOT EXISTS staged_traces (
+/// The memory is for sorting what one answer brings; it does not fit the usual 4 MB.
+const STAGING: &str = "SET LOCAL work_mem = '64MB'; CREATE TEMPORARY TABLE IF NOT EXISTS staged_traces (
     trace_id bytea, started_at timestamptz, start_ns bigint, end_ns bigint, root_service text, root_name text, services jsonb,
     span_count integer, error_count integer
 ) ON COMMIT DELETE ROWS";
 
-const COPY: &str = "COPY pg_temp.staged_traces FROM STDIN (FORMAT binary)";
+const COPY_STAGED: &str = "COPY pg_temp.staged_traces FROM STDIN (FORMAT binary)";
+
+const COPY_NEW: &str = "COPY harvest.traces
+    (dataset, trace_id, started_at, start_ns, end_ns, root_service, root_name, services, span_count, error_count)
+    FROM STDIN (FORMAT binary)";
+
+/// Fewer traces than this are merged without further ado.
+const COPY_FROM: usize = 500;
+/// If one in so many is known already, all are merged.
+const MOST_KNOWN: usize = 8;
 
 /// Known roots stay, starts only move back, ends only move on, counts only grow, exact rows stay as they are, and a row
 /// that would not change is not written.
@@ -51,9 +61,6 @@ WITH merged AS (
 )
 SELECT count(*) FILTER (WHERE new), count(*) FILTER (WHERE NOT new) FROM merged";
 
-/// Spans and errors per service, ascending by service.
-type Services = [(Arc<str>, ServiceCounts)];
-
 /// What storing traces changed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Merged {
@@ -63,34 +70,99 @@ pub struct Merged {
     pub improved: i64,
 }
 
-/// Stores traces, inside the caller's transaction.
+/// Stores the traces found in a window, inside the caller's transaction.
+///
+/// Most of what a backfill finds is new, and need not be merged: what lies wholly inside the window, and is not known from
+/// there, is copied in at once. Whatever else stands in its way (another window brought a fragment of the trace) is told
+/// by the key, and then all of it is merged. What touches the window's edges the next window brings as well: it is merged,
+/// at the end, so that two workers wait for each other as shortly as may be.
 ///
 /// # Errors
 /// If the database refuses.
-pub async fn merge(
+pub async fn store(
     conn: &mut PgConnection,
     dataset: &str,
+    window: Window,
     found: Vec<TraceSummary>,
 ) -> sqlx::Result<Merged> {
     let found = combine(found);
+    if found.len() < COPY_FROM {
+        return merge(conn, dataset, &found).await;
+    }
+    let most_known = found.len() / MOST_KNOWN;
+    let known = known_in(conn, dataset, window, most_known + 1).await?;
+    if known.len() > most_known {
+        return merge(conn, dataset, &found).await;
+    }
+    let is_inside = |trace: &TraceSummary| {
+        // Ends are cut off to the millisecond.
+        trace.start_ns >= window.start() * 1_000_000_000
+            && trace.end_ns() + 1_000_000 < window.end() * 1_000_000_000
+    };
+    let (mut inside, mut others): (Vec<_>, Vec<_>) = found
+        .into_iter()
+        .partition(|trace| is_inside(trace) && !known.contains(&trace.trace_id));
+    // In the order of time, so that what is read together lies together.
+    inside.sort_unstable_by_key(|trace| trace.start_ns);
+    let mut savepoint = conn.begin().await?;
+    let copied = copy(&mut savepoint, COPY_NEW, Some(dataset), &inside).await;
+    let new = match copied {
+        Ok(()) => {
+            savepoint.commit().await?;
+            i64::try_from(inside.len()).unwrap_or(i64::MAX)
+        }
+        Err(sqlx::Error::Database(error)) if error.is_unique_violation() => {
+            savepoint.rollback().await?;
+            others.append(&mut inside);
+            others.sort_unstable_by_key(|trace| trace.trace_id);
+            0
+        }
+        Err(error) => return Err(error),
+    };
+    let merged = merge(conn, dataset, &others).await?;
+    Ok(Merged {
+        new: merged.new + new,
+        ..merged
+    })
+}
+
+/// Traces stored that start in a window, so many at most.
+async fn known_in(
+    conn: &mut PgConnection,
+    dataset: &str,
+    window: Window,
+    most: usize,
+) -> sqlx::Result<HashSet<[u8; 16]>> {
+    let known = sqlx::query_scalar!(
+        "SELECT trace_id FROM harvest.traces WHERE dataset = $1 AND started_at >= $2 AND started_at < $3 LIMIT $4",
+        dataset,
+        at(window.start()),
+        at(window.end()),
+        i64::try_from(most).unwrap_or(i64::MAX)
+    )
+    .fetch_all(conn)
+    .await?;
+    Ok(known
+        .into_iter()
+        .filter_map(|id| id.try_into().ok())
+        .collect())
+}
+
+fn at(second: i64) -> DateTime<Utc> {
+    DateTime::from_timestamp(second, 0).unwrap_or(DateTime::<Utc>::MAX_UTC)
+}
+
+/// Merges traces, each of them once and ascending by ID, so that two merges at once take their locks in the same order.
+async fn merge(
+    conn: &mut PgConnection,
+    dataset: &str,
+    found: &[TraceSummary],
+) -> sqlx::Result<Merged> {
     if found.is_empty() {
         return Ok(Merged::default());
     }
     sqlx::raw_sql(STAGING).execute(&mut *conn).await?;
-    let mut copy = conn.copy_in_raw(COPY).await?;
-    let mut buffer = Vec::with_capacity(CHUNK + 4096);
-    buffer.extend_from_slice(b"PGCOPY\n\xff\r\n\0");
-    buffer.extend_from_slice(&[0; 8]);
-    for trace in &found {
-        write_row(&mut buffer, trace);
-        if buffer.len() >= CHUNK {
-            copy.send(buffer.as_slice()).await?;
-            buffer.clear();
-        }
-    }
-    buffer.extend_from_slice(&(-1i16).to_be_bytes());
-    copy.send(buffer.as_slice()).await?;
-    copy.finish().await?;
+    copy(conn, COPY_STAGED, None, found).await?;
     let row = sqlx::query(MERGE)
         .bind(dataset)
         .fetch_one(&mut *conn)
@@ -99,6 +171,30 @@ pub async fn merge(
         new: row.try_get(0)?,
         improved: row.try_get(1)?,
     })
+}
+
+/// Copies traces into a table, which begins with the dataset if one is given.
+async fn copy(
+    conn: &mut PgConnection,
+    statement: &str,
+    dataset: Option<&str>,
+    traces: &[TraceSummary],
+) -> sqlx::Result<()> {
+    let mut copy = conn.copy_in_raw(statement).await?;
+    let mut buffer = Vec::with_capacity(CHUNK + 4096);
+    buffer.extend_from_slice(b"PGCOPY\n\xff\r\n\0");
+    buffer.extend_from_slice(&[0; 8]);
+    for trace in traces {
+        write_row(&mut buffer, dataset, trace);
+        if buffer.len() >= CHUNK {
+            copy.send(buffer.as_slice()).await?;
+            buffer.clear();
+        }
+    }
+    buffer.extend_from_slice(&(-1i16).to_be_bytes());
+    copy.send(buffer.as_slice()).await?;
+    copy.finish().await?;
+    Ok(())
 }
 
 /// How many traces are stored that start in a window, and how many of these are not among `found`.
@@ -111,7 +207,6 @@ pub async fn unseen(
     window: Window,
     found: &[TraceSummary],
 ) -> sqlx::Result<(i64, i64)> {
-    let at = |second| DateTime::from_timestamp(second, 0).unwrap_or(DateTime::<Utc>::MAX_UTC);
     let ids: Vec<Vec<u8>> = found.iter().map(|trace| trace.trace_id.to_vec()).collect();
     let row = sqlx::query!(
         r#"SELECT count(*) AS "stored!", count(*) FILTER (WHERE found.trace_id IS NULL) AS "unseen!"
@@ -147,7 +242,21 @@ pub async fn count_in(
     .await
 }
 
-/// Sorted by ID (so that two merges at once take their locks in the same order), each ID once. Should an answer bring a
+/// What a trace takes on disk, indexes and TOAST included, as the table is now; bytes. `None`: it holds too few to tell.
+///
+/// # Errors
+/// If the database refuses.
+pub async fn bytes_on_disk(conn: &mut PgConnection) -> sqlx::Result<Option<f64>> {
+    sqlx::query_scalar!(
+        "SELECT pg_total_relation_size('harvest.traces')::float8 / nullif(reltuples, 0)::float8
+         FROM pg_class WHERE oid = 'harvest.traces'::regclass AND reltuples >= 10000"
+    )
+    .fetch_optional(conn)
+    .await
+    .map(Option::flatten)
+}
+
+/// Sorted by ID, each ID once. Should an answer bring a
 /// trace twice, the two are fragments of it.
 fn combine(mut found: Vec<TraceSummary>) -> Vec<TraceSummary> {
     found.sort_unstable_by_key(|trace| trace.trace_id);
@@ -178,8 +287,12 @@ fn total(services: &Services, count_of: fn(&ServiceCounts) -> u32) -> i32 {
     i32::try_from(sum).unwrap_or(i32::MAX)
 }
 
-fn write_row(buffer: &mut Vec<u8>, trace: &TraceSummary) {
-    buffer.extend_from_slice(&9i16.to_be_bytes());
+fn write_row(buffer: &mut Vec<u8>, dataset: Option<&str>, trace: &TraceSummary) {
+    let fields = 9 + i16::from(dataset.is_some());
+    buffer.extend_from_slice(&fields.to_be_bytes());
+    if let Some(dataset) = dataset {
+        field(buffer, dataset.as_bytes());
+    }
     field(buffer, &trace.trace_id);
     field(
         buffer,
@@ -255,7 +368,7 @@ mod tests {
             trace_id: [id; 16],
             start_ns: start_ms * 1_000_000,
             duration_ms,
-            root_service: root.map(Arc::from),
+            root_service: root.map(std::sync::Arc::from),
             root_name: None,
             services: Some(Box::new([(
                 "a".into(),

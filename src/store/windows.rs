@@ -9,6 +9,7 @@ use sqlx::{PgConnection, postgres::types::PgRange};
 
 use super::{Look, lease::ErrorClass, range, window_of};
 use crate::{
+    plan::density::Piece,
     queue::{self, Item},
     window::{Window, WindowSet},
 };
@@ -75,16 +76,21 @@ pub struct Origin<'a> {
 pub async fn insert_planned(
     conn: &mut PgConnection,
     origin: &Origin<'_>,
-    windows: &[Window],
+    windows: &[Piece],
 ) -> sqlx::Result<()> {
     if windows.is_empty() {
         return Ok(());
     }
-    let spans: Vec<PgRange<DateTime<Utc>>> = windows.iter().copied().map(range).collect();
+    let spans: Vec<PgRange<DateTime<Utc>>> =
+        windows.iter().map(|piece| range(piece.window)).collect();
+    let expected: Vec<Option<i64>> = windows
+        .iter()
+        .map(|piece| piece.expected.and_then(|n| i64::try_from(n).ok()))
+        .collect();
     let rows = sqlx::query!(
-        r#"INSERT INTO harvest.windows (run_id, dataset, source, look, span, priority, queue_at, settle_s, earlier_look)
-           SELECT $1, $2, $3, $4, span, $5, turn.first + rank * interval '1 millisecond', $6, $7
-           FROM unnest($8::tstzrange[]) WITH ORDINALITY AS planned (span, rank),
+        r#"INSERT INTO harvest.windows (run_id, dataset, source, look, span, priority, queue_at, settle_s, earlier_look, expected)
+           SELECT $1, $2, $3, $4, span, $5, turn.first + rank * interval '1 millisecond', $6, $7, expected
+           FROM unnest($8::tstzrange[], $9::bigint[]) WITH ORDINALITY AS planned (span, expected, rank),
                 (SELECT coalesce(min(queue_at) - interval '1 millisecond', timestamptz '2000-01-01 00:00:00Z') AS first
                  FROM harvest.windows WHERE source = $3 AND priority = $5 AND state = 'queued') AS turn
            ORDER BY rank
@@ -96,7 +102,8 @@ pub async fn insert_planned(
         origin.priority,
         origin.settle_s,
         origin.earlier_look.map(Look::name),
-        &spans
+        &spans,
+        &expected as &[Option<i64>]
     )
     .fetch_all(&mut *conn)
     .await?;

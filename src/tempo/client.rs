@@ -11,29 +11,25 @@ use std::{
     time::{Duration, Instant},
 };
 
-use base64::{Engine, prelude::BASE64_STANDARD};
 use chrono::{DateTime, Utc};
 use prost::bytes::Bytes;
 use reqwest::{
-    Certificate, Identity, Response,
-    header::{
-        ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_TYPE, DATE, HeaderMap, HeaderName,
-        HeaderValue, LOCATION, RETRY_AFTER,
-    },
+    Response,
+    header::{ACCEPT, ACCEPT_ENCODING, CONTENT_TYPE, DATE, HeaderValue, LOCATION, RETRY_AFTER},
 };
-use secrecy::ExposeSecret;
 use url::Url;
 
 use super::{
     error::{Class, Failure, Refusal},
     gate::{Alone, Gate, Pace, Urgency},
     limits::{Learned, Limits},
+    setup::{SetupError, chain, default_headers, is_loopback, secrets_of, with_tls},
     wire::{self, Format, SearchBody},
 };
 use crate::{
     container,
-    job::{Auth, Source},
-    split::Histogram,
+    job::{Auth, Compression, Source},
+    plan::density::Histogram,
     window::Window,
 };
 
@@ -41,8 +37,10 @@ use crate::{
 const LARGEST_BODY: usize = 192 << 20;
 /// How much of a refusal's text is kept, characters.
 const LONGEST_TEXT: usize = 400;
-/// Most intervals asked for in one count.
-const MOST_STEPS: i64 = 3_600;
+/// What no server allows a search to ask for, or it has no limit at all.
+const MORE_THAN_ALLOWED: u32 = u32::MAX;
+/// Refused by every server as no TraceQL, after it has looked at the limit: nothing is ever searched for it.
+const NO_QUERY: &str = "{";
 /// How long a server that would not count is not asked to.
 const COUNT_AGAIN_AFTER: Duration = Duration::from_secs(600);
 /// How long a connection may take.
@@ -78,10 +76,23 @@ pub struct Answer {
     pub format: Format,
 }
 
+/// What to count.
+#[derive(Debug, Clone, Copy)]
+pub struct Count<'a> {
+    /// The window.
+    pub window: Window,
+    /// Length of the steps, seconds. Tempo refuses more than 10,000 steps.
+    pub step_s: i64,
+    /// TraceQL whose matching spans are counted, or `None` for root spans.
+    pub query: Option<&'a str>,
+    /// Who waits for it.
+    pub urgency: Urgency,
+}
+
 /// An answer to a count.
 #[derive(Debug)]
 pub struct CountAnswer {
-    /// Root spans by their start; `None` if the server returned no series at all, which says nothing (it may not count).
+    /// Spans by their start; `None` if the server returned no series at all, which says nothing (it may not count).
     pub histogram: Option<Histogram>,
     /// HTTP status.
     pub status: u16,
@@ -89,31 +100,6 @@ pub struct CountAnswer {
     pub bytes: u64,
     /// From sending to the end of the body.
     pub elapsed: Duration,
-}
-
-/// What could go wrong while a client is made from a source.
-#[derive(Debug, thiserror::Error)]
-pub enum SetupError {
-    /// A certificate or key file cannot be used.
-    #[error("source `{source_name}`: cannot use `{path}` ({key}): {reason}")]
-    Tls {
-        /// The source's name.
-        source_name: String,
-        /// The key in the source.
-        key: &'static str,
-        /// The file.
-        path: String,
-        /// Why not.
-        reason: String,
-    },
-    /// The HTTP client could not be made.
-    #[error("source `{source_name}`: cannot set up an HTTP client: {reason}")]
-    Http {
-        /// The source's name.
-        source_name: String,
-        /// Why not.
-        reason: String,
-    },
 }
 
 /// A client of one source.
@@ -165,7 +151,12 @@ impl Client {
             source_name: source.name.clone(),
             reason,
         })?;
-        if loopback {
+        let plain = match source.compression {
+            Compression::Auto => loopback,
+            Compression::Gzip => false,
+            Compression::None => true,
+        };
+        if plain {
             headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         }
         let mut builder = reqwest::Client::builder()
@@ -288,23 +279,16 @@ impl Client {
         })
     }
 
-    /// Counts root spans in the window by their start, in steps of a second or, for long windows, more.
+    /// Counts spans in the window by their start, in steps of so many seconds: root spans, or those that match a query. The
+    /// window is to begin and end at multiples of the step: Tempo widens it to them.
     ///
     /// # Errors
     /// A [`Failure`] with its class.
-    pub async fn count(&self, window: Window, urgency: Urgency) -> Result<CountAnswer, Failure> {
-        let step_s = (window.seconds() + MOST_STEPS - 1) / MOST_STEPS;
-        let mut url = self.url("api/metrics/query_range");
-        url.query_pairs_mut()
-            .append_pair(
-                "q",
-                "{nestedSetParent<0} | count_over_time() with(exemplars=false)",
-            )
-            .append_pair("start", &window.start().to_string())
-            .append_pair("end", &window.end().to_string())
-            .append_pair("step", &format!("{step_s}s"));
-        let body = self.get(url, "application/json", urgency).await?;
-        let histogram = wire::decode_count(&body.bytes, step_s).map_err(|error| {
+    pub async fn count(&self, count: &Count<'_>) -> Result<CountAnswer, Failure> {
+        let spans = count.query.unwrap_or("{nestedSetParent<0}");
+        let query = format!("{spans} | count_over_time() with(exemplars=false)");
+        let body = self.query_range(count, &query).await?;
+        let histogram = wire::decode_count(&body.bytes, count.step_s).map_err(|error| {
             self.broken(&body, format!("Tempo's count cannot be read: {error}"))
         })?;
         self.gate.answered(body.elapsed).await;
@@ -314,6 +298,50 @@ impl Client {
             bytes: body.bytes.len() as u64,
             elapsed: body.elapsed,
         })
+    }
+
+    /// How long root spans in the window last on average, seconds; `None` if the server has nothing to say.
+    ///
+    /// # Errors
+    /// A [`Failure`] with its class.
+    pub async fn mean_duration_s(&self, count: &Count<'_>) -> Result<Option<f64>, Failure> {
+        let query = "{nestedSetParent<0} | avg_over_time(duration) with(exemplars=false)";
+        let body = self.query_range(count, query).await?;
+        let mean = wire::decode_average(&body.bytes).map_err(|error| {
+            self.broken(&body, format!("Tempo's average cannot be read: {error}"))
+        })?;
+        self.gate.answered(body.elapsed).await;
+        Ok(mean)
+    }
+
+    async fn query_range(&self, count: &Count<'_>, query: &str) -> Result<Body, Failure> {
+        let mut url = self.url("api/metrics/query_range");
+        url.query_pairs_mut()
+            .append_pair("q", query)
+            .append_pair("start", &count.window.start().to_string())
+            .append_pair("end", &count.window.end().to_string())
+            .append_pair("step", &format!("{}s", count.step_s));
+        self.get(url, "application/json", count.urgency).await
+    }
+
+    /// Asks for more traces than any server allows, and for no query at all: a refusal that names the most a search may ask
+    /// for, and costs the server nothing. In both Tempo 2.10 and 3.0 (`newCombiner` in `search_handlers.go`) the limit is
+    /// looked at before the query is read, and where there is no limit the query is refused. Returns the refusal.
+    pub async fn provoke_result_limit(&self, window: Window) -> Failure {
+        let search = Search {
+            window,
+            query: Some(NO_QUERY.to_owned()),
+            limit: MORE_THAN_ALLOWED,
+            urgency: Urgency::Background,
+        };
+        match self.search(&search).await {
+            Ok(answer) => Failure::of_answer(
+                Class::Query,
+                answer.status,
+                "Tempo answered what is no TraceQL",
+            ),
+            Err(failure) => failure,
+        }
     }
 
     /// The server's version, if it tells one (`/api/status/buildinfo`).
@@ -509,106 +537,6 @@ impl Client {
     }
 }
 
-fn default_headers(source: &Source) -> Result<HeaderMap, String> {
-    let mut headers = HeaderMap::new();
-    let secret_value = |text: &str, of: &str| {
-        let mut value = HeaderValue::from_str(text)
-            .map_err(|_| format!("{of} has characters that no HTTP header can carry"))?;
-        value.set_sensitive(true);
-        Ok::<_, String>(value)
-    };
-    if let Some(tenant) = &source.tenant {
-        headers.insert(
-            HeaderName::from_static("x-scope-orgid"),
-            HeaderValue::from_str(tenant)
-                .map_err(|_| "`tenant` has characters that no HTTP header can carry".to_owned())?,
-        );
-    }
-    match &source.auth {
-        Auth::None => {}
-        Auth::Basic { username, password } => {
-            let pair = BASE64_STANDARD.encode(format!("{username}:{}", password.expose_secret()));
-            headers.insert(
-                AUTHORIZATION,
-                secret_value(&format!("Basic {pair}"), "`basic_auth`")?,
-            );
-        }
-        Auth::Bearer(token) => {
-            headers.insert(
-                AUTHORIZATION,
-                secret_value(
-                    &format!("Bearer {}", token.expose_secret()),
-                    "`bearer_token`",
-                )?,
-            );
-        }
-    }
-    for (name, value) in &source.headers {
-        let name = HeaderName::from_bytes(name.as_bytes())
-            .map_err(|_| format!("`{name}` is no HTTP header name"))?;
-        let value = secret_value(value.expose_secret(), name.as_str())?;
-        headers.insert(name, value);
-    }
-    Ok(headers)
-}
-
-/// Everything that must never be repeated, longest first.
-fn secrets_of(source: &Source) -> Vec<String> {
-    let mut secrets: Vec<String> = match &source.auth {
-        Auth::None => Vec::new(),
-        Auth::Basic { username, password } => vec![
-            BASE64_STANDARD.encode(format!("{username}:{}", password.expose_secret())),
-            password.expose_secret().to_owned(),
-        ],
-        Auth::Bearer(token) => vec![token.expose_secret().to_owned()],
-    };
-    secrets.extend(
-        source
-            .headers
-            .iter()
-            .map(|(_, value)| value.expose_secret().to_owned()),
-    );
-    secrets.retain(|secret| secret.len() >= 4);
-    secrets.sort_by_key(|secret| std::cmp::Reverse(secret.len()));
-    secrets
-}
-
-fn with_tls(
-    mut builder: reqwest::ClientBuilder,
-    source: &Source,
-) -> Result<reqwest::ClientBuilder, SetupError> {
-    let fail = |key, path: &std::path::Path, reason: String| SetupError::Tls {
-        source_name: source.name.clone(),
-        key,
-        path: path.display().to_string(),
-        reason,
-    };
-    let read = |key, path: &std::path::Path| {
-        std::fs::read(path).map_err(|error| fail(key, path, error.to_string()))
-    };
-    if let Some(path) = &source.tls.ca_file {
-        let certificates = Certificate::from_pem_bundle(&read("tls.ca_file", path)?)
-            .map_err(|error| fail("tls.ca_file", path, chain(&error)))?;
-        if certificates.is_empty() {
-            return Err(fail(
-                "tls.ca_file",
-                path,
-                "no PEM certificate in it".to_owned(),
-            ));
-        }
-        builder = builder.tls_certs_merge(certificates);
-    }
-    if let (Some(cert), Some(key)) = (&source.tls.cert_file, &source.tls.key_file) {
-        let mut pem = read("tls.cert_file", cert)?;
-        pem.push(b'\n');
-        pem.extend(read("tls.key_file", key)?);
-        builder = builder.identity(
-            Identity::from_pem(&pem).map_err(|error| fail("tls.cert_file", cert, chain(&error)))?,
-        );
-    }
-    Ok(builder)
-}
-
 fn is_html(body: &Body) -> bool {
     let start = body.bytes[..body.bytes.len().min(256)]
         .trim_ascii_start()
@@ -616,11 +544,6 @@ fn is_html(body: &Body) -> bool {
     body.content_type.starts_with("text/html")
         || start.starts_with(b"<!doctype html")
         || start.starts_with(b"<html")
-}
-
-/// Whether the URL names this very machine, where compression costs more than it saves and no proxy helps.
-pub(crate) fn is_loopback(url: &Url) -> bool {
-    url.host_str().is_some_and(container::is_loopback)
 }
 
 fn host_and_port(url: &Url) -> String {
@@ -657,20 +580,6 @@ fn shorten(text: &str, html: bool) -> String {
         .filter(|c| !c.is_control())
         .take(LONGEST_TEXT)
         .collect()
-}
-
-/// An error with its causes, without the URL (the caller names the host).
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut parts = vec![error.to_string()];
-    let mut source = error.source();
-    while let Some(inner) = source {
-        let text = inner.to_string();
-        if parts.last().is_none_or(|last| !last.contains(&text)) {
-            parts.push(text);
-        }
-        source = inner.source();
-    }
-    parts.join(": ")
 }
 
 /// `Retry-After` in seconds or as an HTTP date, which is measured by the server's own clock.
@@ -730,17 +639,5 @@ mod tests {
             .unwrap_err()
             .without_url();
         assert_ne!(container::hint("127.0.0.1", &error, true), "");
-    }
-
-    #[test]
-    fn loopback_is_known_by_name_and_address() {
-        for (url, loopback) in [
-            ("http://localhost:3200", true),
-            ("http://127.8.8.8", true),
-            ("http://[::1]:80/x", true),
-            ("http://tempo:3200", false),
-        ] {
-            assert_eq!(is_loopback(&Url::parse(url).unwrap()), loopback, "{url}");
-        }
     }
 }

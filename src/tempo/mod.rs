@@ -7,9 +7,10 @@ pub mod client;
 pub mod error;
 pub mod gate;
 pub mod limits;
+pub mod setup;
 pub mod wire;
 
-pub use client::{Answer, Client, CountAnswer, Search};
+pub use client::{Answer, Client, Count, CountAnswer, Search};
 pub use error::{Class, Failure};
 pub use gate::Urgency;
 pub use limits::{Learned, Limits};

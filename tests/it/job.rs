@@ -63,6 +63,7 @@ fn defaults() {
         Some(Backfill {
             range: BackfillRange::Last(Duration::from_secs(86_400)),
             window: Duration::from_secs(3_600),
+            longest_window: Duration::from_secs(86_400),
             settle: Duration::from_secs(3_600),
             order: Order::NewestFirst,
             schedule: None,

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
+use tempo_harvest::plan::density::Piece;
 use tempo_harvest::simulator::{Fault, Misbehaviour, RequestRecord, RetryAfter};
 use tempo_harvest::store::Look;
 use tempo_harvest::store::windows::{self, LIVE_PRIORITY, Origin};
@@ -54,7 +55,7 @@ async fn tick(scene: &Scene, before: i64) {
     };
     let from_s = LIVE_FROM_S + before * 15;
     let window = Window::new(from_s, from_s + 15).unwrap();
-    windows::insert_planned(&mut tx, &origin, &[window])
+    windows::insert_planned(&mut tx, &origin, &[Piece::uncounted(window)])
         .await
         .unwrap();
     tx.commit().await.unwrap();

@@ -141,12 +141,17 @@ impl Job {
             backfill,
             range,
         } = self;
+        // Windows of an hour, whatever is in them, but where a test is about that.
+        let window = match backfill.contains("window") {
+            true => "",
+            false => "window = \"1h\"\n",
+        };
         let range = range.map_or_else(String::new, |(from_s, to_s)| {
             format!("from = {}\nto = {}\n", rfc3339(from_s), rfc3339(to_s))
         });
         format!(
             "name = \"{name}\"\n{top}\n[source]\nname = \"simulator\"\nurl = \"{url}\"\n\
-             limits = {{ requests_per_second = 1000{limits} }}\n{source}\n[select]\n{select}\n[backfill]\n{range}{backfill}"
+             limits = {{ requests_per_second = 1000{limits} }}\n{source}\n[select]\n{select}\n[backfill]\n{range}{window}{backfill}"
         )
     }
 }
@@ -540,11 +545,17 @@ pub fn searched(requests: &[RequestRecord]) -> Vec<(i64, i64)> {
     let mut windows: Vec<(i64, i64)> = requests
         .iter()
         .filter(|request| request.path.ends_with("/api/search"))
+        .filter(|request| !provokes_the_limit(request))
         .map(|request| (second(request, "start"), second(request, "end")))
         .collect();
     windows.sort_unstable();
     windows.dedup();
     windows
+}
+
+/// Whether a request is made to be refused, so that the refusal tells how much may be asked for.
+pub fn provokes_the_limit(request: &RequestRecord) -> bool {
+    request.param("q").as_deref() == Some("{")
 }
 
 /// The last edge of an hour that lies this many hours back, Unix seconds.

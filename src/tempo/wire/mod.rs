@@ -10,7 +10,7 @@ use prost::{Message, bytes::Bytes};
 use serde::{Deserialize, Deserializer, de};
 
 use self::lean::Names;
-use crate::split::Histogram;
+use crate::plan::density::{Histogram, Step};
 
 mod lean;
 pub mod messages;
@@ -60,8 +60,11 @@ pub struct TraceSummary {
     /// Name of the root span; `None` if the root has not been received or has none.
     pub root_name: Option<Arc<str>>,
     /// Per service spans and errors, ascending by service; `None` if the answer brings none (a search without a query).
-    pub services: Option<Box<[(Arc<str>, ServiceCounts)]>>,
+    pub services: Option<Box<Services>>,
 }
+
+/// Spans and errors per service, ascending by service.
+pub type Services = [(Arc<str>, ServiceCounts)];
 
 /// Spans of one service in one trace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
@@ -231,9 +234,7 @@ fn rooted(names: &mut Names, service: &[u8], name: &[u8]) -> TraceSummary {
 }
 
 /// Ascending by service, each once: of one that comes twice the greater counts.
-pub fn by_service(
-    mut services: Vec<(Arc<str>, ServiceCounts)>,
-) -> Box<[(Arc<str>, ServiceCounts)]> {
+pub fn by_service(mut services: Vec<(Arc<str>, ServiceCounts)>) -> Box<Services> {
     services.sort_unstable_by(|a, b| a.0.cmp(&b.0));
     services.dedup_by(|later, kept| {
         let same = later.0 == kept.0;
@@ -257,12 +258,32 @@ pub fn decode_count(body: &[u8], step_s: i64) -> Result<Option<Histogram>, Decod
     let steps = series.samples.into_iter().filter_map(|sample| {
         // Samples are stamped at the end of their interval; a value of zero is left out.
         let start = i64::try_from(sample.timestamp_ms / 1_000).ok()? - step_s;
-        (sample.value > 0.0).then(|| (start, sample.value.round() as u64))
+        (sample.value > 0.0).then(|| Step {
+            start,
+            seconds: step_s,
+            count: sample.value.round() as u64,
+        })
     });
-    let mut steps: Vec<(i64, u64)> = steps.collect();
-    steps.sort_unstable();
-    steps.dedup_by_key(|(start, _)| *start);
-    Ok(Some(Histogram { step_s, steps }))
+    let mut steps: Vec<Step> = steps.collect();
+    steps.sort_unstable_by_key(|step| step.start);
+    steps.dedup_by_key(|step| step.start);
+    Ok(Some(Histogram { steps }))
+}
+
+/// Reads the answer to a question for one average, in seconds. `None`: the server had nothing to say.
+///
+/// # Errors
+/// If the body is not the JSON document expected.
+pub fn decode_average(body: &[u8]) -> Result<Option<f64>, DecodeError> {
+    let answer: JsonCount = serde_json::from_slice(body)?;
+    let series = answer.series.unwrap_or_default().into_iter();
+    let values = series
+        .flat_map(|series| series.samples)
+        .map(|sample| sample.value);
+    let values: Vec<f64> = values
+        .filter(|value| value.is_finite() && *value > 0.0)
+        .collect();
+    Ok((!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64))
 }
 
 #[derive(Deserialize)]
@@ -389,8 +410,11 @@ mod tests {
         assert_eq!(
             decode_count(body, 60).unwrap(),
             Some(Histogram {
-                step_s: 60,
-                steps: vec![(120, 7)]
+                steps: vec![Step {
+                    start: 120,
+                    seconds: 60,
+                    count: 7
+                }]
             })
         );
     }

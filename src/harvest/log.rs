@@ -1,0 +1,107 @@
+//! What is asked of Tempo, written down request by request.
+
+use std::time::Duration;
+
+use sqlx::PgPool;
+
+use crate::{
+    plan::density::Histogram,
+    store::{
+        Holder,
+        fetches::{self, Fetch},
+    },
+    tempo::{Class, Client, Count, Failure},
+    window::Window,
+};
+
+/// For whom requests are made.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Log<'a> {
+    /// `None`: nothing is written down.
+    pub(super) pool: Option<&'a PgPool>,
+    pub(super) holder: &'a Holder,
+    pub(super) client: &'a Client,
+    pub(super) dataset: &'a str,
+    /// `None`: for a plan.
+    pub(super) window_id: Option<i64>,
+}
+
+impl<'a> Log<'a> {
+    /// A request that was answered, to be filled in.
+    pub(super) fn row<'b>(
+        &'b self,
+        kind: &'static str,
+        span: Window,
+        query: Option<&'b str>,
+        duration: Duration,
+    ) -> Fetch<'b> {
+        Fetch {
+            source: &self.client.source().name,
+            dataset: self.dataset,
+            window_id: self.window_id,
+            kind,
+            span,
+            query,
+            traces_limit: None,
+            returned: None,
+            outcome: "complete",
+            status: None,
+            bytes: None,
+            inspected_bytes: None,
+            duration,
+            error: None,
+        }
+    }
+
+    /// The log of requests is for people: nothing is given up because it cannot be written.
+    pub(super) async fn keep(&self, fetch: Fetch<'_>) {
+        let Some(pool) = self.pool else {
+            return;
+        };
+        let written = async {
+            let mut conn = pool.acquire().await?;
+            fetches::record(&mut conn, self.holder, &fetch).await
+        };
+        if let Err(error) = written.await {
+            tracing::warn!(%error, "cannot log a request");
+        }
+    }
+
+    /// Has spans counted. `None`: the server returned no series, which says nothing.
+    pub(super) async fn count(&self, count: &Count<'_>) -> Result<Option<Histogram>, Failure> {
+        let result = self.client.count(count).await;
+        let elapsed = match &result {
+            Ok(answer) => answer.elapsed,
+            Err(failure) => failure.elapsed,
+        };
+        let mut fetch = self.row("count", count.window, count.query, elapsed);
+        match &result {
+            Ok(answer) => {
+                if answer.histogram.is_none() {
+                    fetch.outcome = "unusable";
+                }
+                fetch.status = Some(answer.status);
+                fetch.returned = answer.histogram.as_ref().map(|counted| counted.steps.len());
+                fetch.bytes = Some(answer.bytes);
+            }
+            Err(failure) => describe_failure(&mut fetch, failure),
+        }
+        self.keep(fetch).await;
+        result.map(|answer| answer.histogram)
+    }
+}
+
+/// Fills in how a request failed.
+pub(super) fn describe_failure<'a>(fetch: &mut Fetch<'a>, failure: &'a Failure) {
+    fetch.outcome = match failure.class {
+        Class::Limit(_) => "limit",
+        Class::TooLarge => "too_large",
+        Class::Timeout => "timeout",
+        Class::Throttled => "throttled",
+        Class::Passing => "passing",
+        Class::Access => "access",
+        Class::Query => "query",
+    };
+    fetch.status = failure.status;
+    fetch.error = Some(&failure.message);
+}

@@ -1,0 +1,328 @@
+//! How many traces a stretch holds, and windows cut so that each holds about as many as one answer should bring.
+//!
+//! What the server counts says where windows are to be cut and how much to ask for, never what is complete. Pure:
+//! [`crate::survey`] has it counted.
+
+use crate::window::{Window, WindowSet};
+
+/// A stretch that needs no more windows than this is cut into windows of equal content; a longer one is filled window by
+/// window, which costs the fewest requests.
+const EVENLY_UP_TO: u64 = 16;
+/// A window is never cut into more pieces than this at once.
+pub const MOST_PIECES: i64 = 4_096;
+
+/// A window, and what it is expected to hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Piece {
+    /// Its span.
+    pub window: Window,
+    /// How many traces the server counted that start in it; `None` if that is only estimated, or unknown.
+    pub expected: Option<u64>,
+}
+
+impl Piece {
+    /// A window of which nothing is known.
+    pub fn uncounted(window: Window) -> Self {
+        Self {
+            window,
+            expected: None,
+        }
+    }
+}
+
+/// Traces counted in a stretch of time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Step {
+    /// Its start, Unix seconds.
+    pub start: i64,
+    /// Its length, seconds.
+    pub seconds: i64,
+    /// Traces that start in it.
+    pub count: u64,
+}
+
+impl Step {
+    fn window(self) -> Option<Window> {
+        Window::new(self.start, self.start + self.seconds)
+    }
+}
+
+/// Counted trace starts. Sparse: stretches that counted nothing may be missing.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Histogram {
+    /// Ascending, and none overlaps another.
+    pub steps: Vec<Step>,
+}
+
+impl Histogram {
+    /// What was counted in and around a window, from the first step that reaches into it.
+    fn within(&self, window: Window) -> impl Iterator<Item = (Window, u64)> + '_ {
+        let first = self
+            .steps
+            .partition_point(|step| step.start + step.seconds <= window.start());
+        self.steps[first..]
+            .iter()
+            .take_while(move |step| step.start < window.end())
+            .filter_map(move |step| {
+                let common = step.window()?.intersection(window)?;
+                let share = common.seconds() as f64 / step.seconds as f64;
+                Some((common, (step.count as f64 * share).round() as u64))
+            })
+    }
+
+    /// Traces that start in the window; steps that straddle its edge count in proportion.
+    pub fn count_in(&self, window: Window) -> u64 {
+        self.within(window).map(|(_, count)| count).sum()
+    }
+
+    /// Takes finer counts in the place of these where there are any.
+    pub fn refine(&mut self, finer: Self, where_: Window) {
+        let inside = |step: &Step| step.start >= where_.start() && step.start < where_.end();
+        self.steps.retain(|step| !inside(step));
+        self.steps.extend(finer.steps.into_iter().filter(inside));
+        self.steps.sort_unstable_by_key(|step| step.start);
+    }
+}
+
+/// How windows are to be cut by what was counted.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Sizing {
+    /// What was counted.
+    pub histogram: Histogram,
+    /// What the counts are about: elsewhere nothing is known.
+    pub counted: WindowSet,
+    /// Traces that one window may hold, those that start before it included.
+    pub budget: u64,
+    /// How long a trace lasts on average, seconds: so many of a second's traces reach into the next.
+    pub mean_duration_s: f64,
+    /// The longest that a window may be, seconds.
+    pub longest_s: i64,
+    /// As many windows should there be, if there is enough to fetch for each.
+    pub at_once: u64,
+    /// What is enough for a window of its own.
+    pub worth_a_window: u64,
+}
+
+impl Sizing {
+    /// Cuts a stretch, all of which was counted, into windows that tile it, in ascending order.
+    pub fn cut(&self, stretch: Window) -> Vec<Piece> {
+        let days = stretch.cut_at_edges(self.longest_s.max(1)).into_iter();
+        days.flat_map(|day| self.cut_one(day)).collect()
+    }
+
+    fn cut_one(&self, stretch: Window) -> Vec<Piece> {
+        let total = self.histogram.count_in(stretch);
+        let budget = self.budget.max(1);
+        let least = total.div_ceil(budget);
+        let at_once = self.at_once.min(total / self.worth_a_window.max(1));
+        let evenly = least.max(at_once).max(1);
+        if least <= EVENLY_UP_TO {
+            // One more, should the steps be too coarse for the number that would just do.
+            for pieces in [evenly, evenly + 1] {
+                let pieces = self.cut_evenly(stretch, total.div_ceil(pieces).max(1));
+                let fits = |piece: &Piece| {
+                    piece
+                        .expected
+                        .is_some_and(|n| n + self.reaching_into(piece.window) <= budget)
+                };
+                if pieces.iter().all(fits) {
+                    return pieces;
+                }
+            }
+        }
+        self.fill(stretch)
+    }
+
+    /// Traces that started before a window and are expected to reach into it.
+    fn reaching_into(&self, window: Window) -> u64 {
+        let before = Window::new(window.start() - 1, window.start());
+        let near = [before, Window::new(window.start(), window.start() + 1)];
+        let most = near
+            .into_iter()
+            .flatten()
+            .map(|second| self.histogram.count_in(second))
+            .max();
+        (most.unwrap_or(0) as f64 * self.mean_duration_s).ceil() as u64
+    }
+
+    /// Windows of about so many traces each, cut at the nearest step's edge.
+    fn cut_evenly(&self, stretch: Window, each: u64) -> Vec<Piece> {
+        let mut cutter = Cutter::new(stretch);
+        let mut passed = 0;
+        for (step, count) in self.histogram.within(stretch) {
+            let goal = each * (cutter.pieces.len() as u64 + 1);
+            if passed > 0 && passed + count / 2 >= goal {
+                cutter.close(step.start());
+            }
+            cutter.filled += count;
+            passed += count;
+        }
+        cutter.finish()
+    }
+
+    /// Windows as full as may be.
+    fn fill(&self, stretch: Window) -> Vec<Piece> {
+        let budget = self.budget.max(1);
+        let mut cutter = Cutter::new(stretch);
+        // However many reach into it, a window brings something of its own.
+        let room_from = |step| {
+            let reaching = self.reaching_into(step);
+            budget.saturating_sub(reaching).max(budget / 4).max(1)
+        };
+        let mut room = room_from(stretch);
+        for (step, count) in self.histogram.within(stretch) {
+            if cutter.filled + count > room && cutter.start < step.start() {
+                cutter.close(step.start());
+                room = room_from(step);
+            }
+            if count > room && step.seconds() > 1 {
+                // Fuller than a window may be, and finer was not counted: cut evenly.
+                let parts = i64::try_from(count.div_ceil(room)).unwrap_or(i64::MAX);
+                for part in step.cut_into(parts.min(MOST_PIECES)) {
+                    cutter.pieces.push(Piece::uncounted(part));
+                }
+                cutter.start = step.end();
+            } else {
+                cutter.filled += count;
+            }
+        }
+        cutter.finish()
+    }
+}
+
+/// A stretch that is being cut.
+struct Cutter {
+    pieces: Vec<Piece>,
+    start: i64,
+    filled: u64,
+    end: i64,
+}
+
+impl Cutter {
+    fn new(stretch: Window) -> Self {
+        Self {
+            pieces: Vec::new(),
+            start: stretch.start(),
+            filled: 0,
+            end: stretch.end(),
+        }
+    }
+
+    fn close(&mut self, at: i64) {
+        let expected = Some(self.filled);
+        self.pieces
+            .extend(Window::new(self.start, at).map(|window| Piece { window, expected }));
+        (self.start, self.filled) = (at, 0);
+    }
+
+    fn finish(mut self) -> Vec<Piece> {
+        self.close(self.end);
+        self.pieces
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn window(start: i64, end: i64) -> Window {
+        Window::new(start, end).unwrap()
+    }
+
+    fn every(seconds: i64, counts: &[u64]) -> Histogram {
+        let steps = (0i64..).zip(counts).filter(|(_, n)| **n > 0);
+        Histogram {
+            steps: steps
+                .map(|(i, &count)| Step {
+                    start: i * seconds,
+                    seconds,
+                    count,
+                })
+                .collect(),
+        }
+    }
+
+    fn sizing(histogram: Histogram, budget: u64) -> Sizing {
+        Sizing {
+            histogram,
+            counted: window(0, 1_000_000).into(),
+            budget,
+            mean_duration_s: 0.0,
+            longest_s: 86_400,
+            at_once: 1,
+            worth_a_window: 10_000,
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn windows_tile_the_stretch_and_none_is_over_full(
+            start in 0i64..500, length in 1i64..2_000, step_s in 1i64..60, counts in prop::collection::vec(0u64..300, 0..200),
+            budget in 300u64..5_000, longest_s in 50i64..5_000, at_once in 1u64..6, mean in 0.0f64..0.5,
+        ) {
+            let stretch = window(start, start + length);
+            let sizing = Sizing { longest_s, at_once, worth_a_window: 100, mean_duration_s: mean, ..sizing(every(step_s, &counts), budget) };
+            let pieces = sizing.cut(stretch);
+            prop_assert_eq!(pieces[0].window.start(), stretch.start());
+            prop_assert_eq!(pieces[pieces.len() - 1].window.end(), stretch.end());
+            prop_assert!(pieces.windows(2).all(|pair| pair[0].window.end() == pair[1].window.start()));
+            for piece in &pieces {
+                prop_assert!(piece.window.seconds() <= longest_s);
+                prop_assert!(piece.expected.is_none_or(|n| n <= budget), "{piece:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn sparse_hours_are_fetched_together_and_dense_ones_are_cut() {
+        let mut counts = vec![10; 24];
+        counts[12] = 90_000;
+        let sizing = sizing(every(3_600, &counts), 40_000);
+        let pieces = sizing.cut(window(0, 86_400));
+        assert!(pieces.len() <= 5, "{pieces:?}");
+        assert_eq!(pieces[0].window, window(0, 43_200));
+        assert_eq!(pieces[0].expected, Some(120));
+    }
+
+    #[test]
+    fn what_reaches_into_a_window_takes_its_place() {
+        // 400 a second and a limit of 1000: two seconds a window, and not three.
+        let mut sizing = sizing(every(1, &[400; 120]), 1_000);
+        sizing.mean_duration_s = 0.15;
+        let pieces = sizing.cut(window(0, 120));
+        assert_eq!(pieces.len(), 60);
+        // At 245 a second four fill the limit so that nothing may reach into them: three.
+        sizing.histogram = every(1, &[245; 120]);
+        assert_eq!(sizing.cut(window(0, 120)).len(), 40);
+        sizing.mean_duration_s = 0.0;
+        assert_eq!(sizing.cut(window(0, 120)).len(), 30);
+    }
+
+    #[test]
+    fn a_full_second_stays_one_window() {
+        let pieces = sizing(every(1, &[10, 5_000, 10]), 1_000).cut(window(0, 3));
+        let expected: Vec<_> = pieces.iter().map(|piece| piece.expected).collect();
+        assert_eq!(expected, [Some(10), Some(5_000), Some(10)]);
+    }
+
+    #[test]
+    fn what_was_counted_finely_takes_the_place_of_what_was_not() {
+        let mut histogram = every(10, &[100, 200, 300]);
+        let finer = Histogram {
+            steps: (10..20)
+                .map(|start| Step {
+                    start,
+                    seconds: 1,
+                    count: 20,
+                })
+                .collect(),
+        };
+        histogram.refine(finer, window(10, 20));
+        assert_eq!(histogram.steps.len(), 12);
+        assert_eq!(histogram.count_in(window(0, 30)), 600);
+        assert_eq!(histogram.count_in(window(12, 14)), 40);
+        assert_eq!(histogram.count_in(window(20, 25)), 150);
+    }
+}
