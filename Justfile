@@ -79,8 +79,12 @@ db *OPTIONS:
 test *OPTIONS:
     cargo test "$@"
 
-# Measures what planning a tick costs after a year of polling, beside an empty ledger
+# Measures from end to end, beside the floor: just bench --traces 10000 --detail trace; on a real Tempo with TEMPO_URL
 bench *OPTIONS:
+    cargo bench --bench end_to_end -- "$@"
+
+# Measures what planning a tick costs after a year of polling, beside an empty ledger
+bench-ticks *OPTIONS:
     cargo bench --bench ticks "$@"
 
 # Checks format and lints
