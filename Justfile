@@ -83,6 +83,10 @@ test *OPTIONS:
 bench *OPTIONS:
     cargo bench --bench end_to_end -- "$@"
 
+# Measures single steps: decoding, planning, splitting, merging; just bench-core decode
+bench-core *OPTIONS:
+    cargo bench --bench core -- "$@"
+
 # Measures what planning a tick costs after a year of polling, beside an empty ledger
 bench-ticks *OPTIONS:
     cargo bench --bench ticks "$@"

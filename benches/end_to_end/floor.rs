@@ -61,6 +61,28 @@ const TRACES: Table = Table {
         CREATE INDEX ON floor (dataset, started_at);",
 };
 
+const SPANS: Table = Table {
+    name: "harvest.spans",
+    columns: "dataset, trace_id, span_id, parent_span_id, service, name, kind, status, started_at, start_ns, duration_ns, attributes",
+    key: "dataset, trace_id, span_id",
+    definition: "
+        CREATE TABLE floor (
+            dataset        text NOT NULL,
+            trace_id       bytea NOT NULL,
+            span_id        bytea NOT NULL,
+            parent_span_id bytea,
+            service        text,
+            name           text NOT NULL,
+            kind           text NOT NULL,
+            status         text NOT NULL,
+            started_at     timestamptz NOT NULL,
+            start_ns       bigint NOT NULL,
+            duration_ns    bigint NOT NULL,
+            attributes     jsonb,
+            PRIMARY KEY (dataset, trace_id, span_id)
+        );",
+};
+
 /// Seconds of each part.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Parts {
@@ -97,7 +119,7 @@ impl<'a> Floor<'a> {
     fn tables(&self) -> &'static [Table] {
         match self.detail {
             Detail::Trace | Detail::Services => &[TRACES],
-            Detail::Spans => panic!("no table for spans"),
+            Detail::Spans => &[TRACES, SPANS],
         }
     }
 

@@ -38,7 +38,7 @@ struct Args {
     /// Traces in the simulated day, a burst in one second apart; each a row [default: 10000 100000 1000000]
     #[arg(long, num_args = 1.., value_name = "N")]
     traces: Vec<usize>,
-    /// What to collect; each a row [default: trace services]
+    /// What to collect; each a row [default: trace services spans]
     #[arg(long, num_args = 1.., value_enum)]
     detail: Vec<Detail>,
     /// How often each is measured; more than one shows the best and the median
@@ -91,7 +91,7 @@ async fn main() {
         };
     }
     if args.detail.is_empty() {
-        args.detail = vec![Detail::Trace, Detail::Services];
+        args.detail = Detail::value_variants().to_vec();
     }
     let real = source::from_environment();
     if real.is_some() {

@@ -16,7 +16,7 @@ pub(super) struct Combiner {
     limit: usize,
     most_recent: bool,
     rows: HashMap<String, Row>,
-    /// Every row's rank, the oldest first; among equals the one met first.
+    /// With `most_recent` every row's rank, the oldest first; among equals the one met first.
     ranks: BTreeSet<Rank>,
     met: u64,
 }
@@ -24,7 +24,9 @@ pub(super) struct Combiner {
 #[derive(Debug)]
 struct Row {
     trace: TraceSearchMetadata,
-    rank: Rank,
+    /// Its start when it was first met.
+    ranked_ns: u64,
+    met: u64,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -81,30 +83,33 @@ impl Combiner {
             }
         }
         self.met += 1;
-        let rank = Rank {
-            start_ns: fragment.start_time_unix_nano,
-            met: self.met,
-            trace_id: fragment.trace_id.clone(),
-        };
-        self.ranks.insert(rank.clone());
+        let (trace_id, ranked_ns) = (fragment.trace_id.clone(), fragment.start_time_unix_nano);
+        if self.most_recent {
+            self.ranks.insert(Rank {
+                start_ns: ranked_ns,
+                met: self.met,
+                trace_id: trace_id.clone(),
+            });
+        }
         let row = Row {
             trace: fragment,
-            rank,
+            ranked_ns,
+            met: self.met,
         };
-        self.rows.insert(row.rank.trace_id.clone(), row);
+        self.rows.insert(trace_id, row);
     }
 
     /// The traces kept, newest first: by their starts, with `most_recent` by their ranks.
     pub(super) fn into_traces(self) -> Vec<TraceSearchMetadata> {
         let mut rows: Vec<Row> = self.rows.into_values().collect();
-        rows.sort_by(|a, b| {
+        rows.sort_unstable_by(|a, b| {
             let by_start = b
                 .trace
                 .start_time_unix_nano
                 .cmp(&a.trace.start_time_unix_nano);
-            let by_rank = b.rank.start_ns.cmp(&a.rank.start_ns);
+            let by_rank = b.ranked_ns.cmp(&a.ranked_ns);
             let first = if self.most_recent { by_rank } else { by_start };
-            first.then(a.rank.met.cmp(&b.rank.met))
+            first.then(a.met.cmp(&b.met))
         });
         rows.into_iter().map(|row| row.trace).collect()
     }
