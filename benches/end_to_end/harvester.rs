@@ -146,7 +146,7 @@ mod process {
 /// Waits for a process; what it takes is not to be had here.
 #[cfg(not(target_os = "linux"))]
 mod process {
-    use super::{Command, Duration, Instant, LOOK_EVERY, Measured};
+    use super::{Command, Instant, LOOK_EVERY, Measured};
 
     pub fn measure(command: &mut Command) -> (Measured, bool) {
         let begun = Instant::now();
