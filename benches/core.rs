@@ -20,9 +20,12 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use sqlx::{Connection as _, PgConnection, raw_sql};
 use tempo_harvest::{
     job::Order,
-    plan::{self, Request},
+    plan::{
+        self, Request,
+        density::{Histogram, Step},
+    },
     simulator::{Config, GenerateSettings, Population, Simulator, Version},
-    split::{self, Density, Histogram, OverLimit},
+    split::{self, Density, OverLimit},
     store,
     tempo::wire::{Format, decode_search},
     window::{Window, WindowSet},
@@ -114,6 +117,7 @@ fn plan(criterion: &mut Criterion) {
             settled_until: requested.end(),
             window_s,
             order: Order::NewestFirst,
+            sizing: None,
         };
         group.bench_function(format!("windows of {window_s} s"), |bencher| {
             bencher.iter(|| plan::plan(black_box(&request)));
@@ -124,9 +128,12 @@ fn plan(criterion: &mut Criterion) {
 /// An hour, counted by the second, at a limit of 1,000.
 fn split(criterion: &mut Criterion) {
     let window = Window::new(HOUR, HOUR + 3_600).unwrap();
-    let steps = (0..3_600).map(|second| (HOUR + second, TRACES as u64 / 3_600));
+    let steps = (0..3_600).map(|second| Step {
+        start: HOUR + second,
+        seconds: 1,
+        count: TRACES as u64 / 3_600,
+    });
     let counted = Density::Counted(Histogram {
-        step_s: 1,
         steps: steps.collect(),
     });
     let over = OverLimit {
@@ -140,9 +147,10 @@ fn split(criterion: &mut Criterion) {
     });
 }
 
-/// COPY and merge, with the transaction around them.
+/// Storing what an hour brought, with the transaction around it.
 fn merge(criterion: &mut Criterion) {
     let runtime = Runtime::new().unwrap();
+    let window = Window::new(HOUR, HOUR + 3_600).unwrap();
     let mut conn = runtime.block_on(connection());
     let mut group = criterion.benchmark_group("merge");
     group.throughput(Throughput::Elements(TRACES as u64));
@@ -164,7 +172,7 @@ fn merge(criterion: &mut Criterion) {
                         let begun = Instant::now();
                         runtime.block_on(async {
                             let mut transaction = conn.begin().await.unwrap();
-                            store::traces::merge(&mut transaction, "bench", traces)
+                            store::traces::store(&mut transaction, "bench", window, traces)
                                 .await
                                 .unwrap();
                             transaction.commit().await.unwrap();

@@ -25,7 +25,7 @@ use crate::{
 const AUTO_CEILING: u32 = 100_000;
 /// A search without a query has to stay below half of its limit to be believed. Where that would make for many more
 /// requests, because the server allows few traces a search, the dearer search with a query costs less.
-const QUERYLESS_CEILING: u32 = 20_000;
+const QUERYLESS_CEILING: u32 = 2_000;
 /// In a young block fragments count towards the limit of a search without a query, and traces without a root are not
 /// counted by the server: such an answer has to be smaller than its limit by this factor, whatever the count says.
 pub(super) const QUERYLESS_MARGIN: usize = 2;
@@ -259,7 +259,17 @@ impl Surveyor<'_> {
             query: self.query,
             urgency: Urgency::Background,
         };
-        self.log().count(&count).await
+        match self.log().count(&count).await {
+            // Not everything that can be searched for can be counted: at most as many match as there are.
+            Err(failure) if failure.class == Class::Query && self.query.is_some() => {
+                let all = Count {
+                    query: None,
+                    ..count
+                };
+                self.log().count(&all).await
+            }
+            counted => counted,
+        }
     }
 
     /// Counts what is dense second by second; returns how long a trace lasts, for there it matters.

@@ -153,7 +153,7 @@ async fn a_query_that_tempo_refuses_is_refused_in_its_words_and_can_be_corrected
     let query = "{ trace:rootService == nonsense }";
     let said = scene.run(&job(2).query(query)).await.expect(2);
     let words: String =
-        query_scalar("SELECT error FROM harvest.fetches WHERE outcome = 'query' LIMIT 1")
+        query_scalar("SELECT error FROM harvest.fetches WHERE outcome = 'query' AND kind = 'search' AND window_id IS NOT NULL LIMIT 1")
             .fetch_one(&scene.pool)
             .await
             .unwrap();

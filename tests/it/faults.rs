@@ -211,8 +211,9 @@ async fn fails(misbehaviour: Misbehaviour, job: Job, most_requests: usize) -> Sa
     let file = scene.write(&job);
     let said = scene.command(&["run", &file]).await.expect(1);
     assert!(said.stdout.starts_with("shop: failed "), "{}", said.stdout);
+    // Two more to have it counted.
     let asked = scene.new_requests().len();
-    assert!(asked <= most_requests, "{asked} requests");
+    assert!(asked <= most_requests + 2, "{asked} requests");
     assert!(scene.covered("shop").await.is_empty());
     let states = scene
         .number("SELECT count(*) FROM harvest.windows WHERE state <> 'failed'")
@@ -355,7 +356,8 @@ async fn a_query_that_tempo_refuses_is_refused_in_its_words_and_corrected_under_
         said.stderr
     );
     let asked = scene.control.requests().len();
-    assert!(asked <= 4, "{asked} requests");
+    // To have it counted, and what was under way when the first window was refused.
+    assert!(asked <= 10, "{asked} requests");
     assert!(scene.covered("shop").await.is_empty());
     let right = job(3)
         .services()

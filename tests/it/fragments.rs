@@ -50,19 +50,35 @@ fn push_ninety(control: &Control, second: i64) {
     control.flush();
 }
 
+/// 900 traces around this second, 400 of them in four flushes: a search without a query for at most 2,000 brings 800.
+fn push_nine_hundred(control: &Control, second: i64) {
+    let start_ns = |number: u64| second as u64 * SECOND_NS + number * 100_000;
+    (0..400).for_each(|number| control.push(beginning(number, start_ns(number))));
+    control.flush();
+    for later in 0..3 {
+        let late_ns = later * SECOND_NS / 10;
+        (0..400).for_each(|number| control.push(rest(number, start_ns(number) + late_ns)));
+        control.flush();
+    }
+    (400..900).for_each(|number| control.push(beginning(number, start_ns(number))));
+    control.flush();
+}
+
 #[tokio::test]
 async fn a_silently_short_answer_without_a_query_is_not_believed() {
-    let scene = Scene::new(lagging()).await;
+    let mut config = lagging();
+    config.limits.max_result_limit = 2_000;
+    let scene = Scene::new(config).await;
     let from = Utc::now().timestamp() - 3 * 3_600;
-    push_ninety(&scene.control, from + 100);
+    push_nine_hundred(&scene.control, from + 100);
     scene.run(&job(0).range(from, from + 600)).await.expect(0);
     // It was asked without a query first, for the window is old enough; what that brought is not all there is.
     let requests = scene.control.requests();
     let short = requests
         .iter()
-        .find(|request| request.param("limit").as_deref() == Some("100"));
+        .find(|request| request.param("limit").as_deref() == Some("2000"));
     assert_eq!(short.unwrap().param("q"), None);
-    assert_eq!(scene.stored("shop").await.len(), 90);
+    assert_eq!(scene.stored("shop").await.len(), 900);
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::Value;
 use sqlx::{AssertSqlSafe, PgPool, query, query_scalar, raw_sql};
 use tempo_harvest::housekeeping::{self, Deleted};
+use tempo_harvest::simulator::{Fault, Misbehaviour};
 
 use crate::support::harvest::{HOUR_S, Scene, database, hours, job, tempo};
 
@@ -83,6 +84,9 @@ async fn windows(pool: &PgPool) -> Vec<i64> {
 #[tokio::test]
 async fn history_is_deleted_after_a_week_and_the_figures_stay() {
     let scene = Scene::new(tempo(&hours(3, 4_000))).await;
+    // What is not counted is cut when it turns out to be full.
+    let uncounted = Fault::forever(Misbehaviour::Status(500)).on_path("/api/metrics");
+    scene.control.add_fault(uncounted);
     scene.run(&job(3)).await.expect(0);
     let figures = "SELECT to_json(f) FROM harvest.run_figures f";
     let figures = async || -> Value { query_scalar(figures).fetch_one(&scene.pool).await.unwrap() };

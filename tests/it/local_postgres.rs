@@ -99,7 +99,7 @@ async fn it_is_durable_and_set_up_for_bulk_loads() {
         ("full_page_writes", "on"),
         ("synchronous_commit", "on"),
         ("shared_buffers", "128MB"),
-        ("max_wal_size", "1GB"),
+        ("max_wal_size", "4GB"),
         ("max_connections", "100"),
         ("timezone", "UTC"),
         ("server_encoding", "UTF8"),

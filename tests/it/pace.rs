@@ -212,12 +212,13 @@ async fn a_poll_has_a_place_while_a_backfill_takes_all_others() {
     let scene = Scene::new(tempo(&hours(24, 1_200))).await;
     submit(&scene, "1000", "concurrency = 3", "").await;
     polled(&scene).await;
+    scene.control.forget_requests();
     let held = scene.control.hold("/api");
     let workers: Vec<Process> = (0..2).map(|_| scene.start(&["work"])).collect();
     scene.held(2).await;
     // Nobody gets the third.
     scene
-        .until("SELECT count(*) = 6 FROM harvest.windows WHERE state = 'running'")
+        .until("SELECT count(*) = 10 FROM harvest.windows WHERE state = 'running'")
         .await;
     scene
         .until(

@@ -626,7 +626,7 @@ async fn what_tempo_has_lost_is_not_sealed_by_a_backfill_but_by_a_repair() {
         rfc3339(DAY_S + 3 * HOUR_S),
     );
     let text = format!(
-        "name = \"shop\"\n[source]\nname = \"simulator\"\nurl = \"{url}\"\n[backfill]\nfrom = {from}\nto = {to}\n"
+        "name = \"shop\"\n[source]\nname = \"simulator\"\nurl = \"{url}\"\n[backfill]\nfrom = {from}\nto = {to}\nwindow = \"1h\"\n"
     );
     scene.write_file("shop.toml", &text);
     scene.command(&["run", "shop.toml"]).await.expect(0);
