@@ -336,7 +336,8 @@ impl Surveyor<'_> {
         let Some(window) = open.iter().next() else {
             return;
         };
-        if self.client.limits().max_result_limit.is_some() {
+        let fixed = self.client.source().limits.traces_per_request != TracesPerRequest::Auto;
+        if fixed || self.client.limits().max_result_limit.is_some() {
             return;
         }
         *requests += 1;

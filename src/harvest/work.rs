@@ -23,8 +23,8 @@ use crate::{
 
 /// Asked for when nothing is known.
 const FIRST_LIMIT: u32 = 10_000;
-/// The fewest asked for when the number is known.
-const LEAST_LIMIT: u32 = 1_000;
+/// The fewest asked for when the number is known: what reaches into a short window may be more than what starts in it.
+const LEAST_LIMIT: u32 = 2_000;
 /// Only older windows are searched without a query: young blocks may cut such an answer below the limit.
 const QUERYLESS_AGE_S: i64 = 3_600;
 /// Tempo hides its newest 30 s, and its clock shows whole seconds.

@@ -175,16 +175,19 @@ impl Sizing {
                 cutter.close(step.start());
                 room = room_from(step);
             }
-            if count > room && step.seconds() > 1 {
-                // Fuller than a window may be, and finer was not counted: cut evenly.
-                let parts = i64::try_from(count.div_ceil(room)).unwrap_or(i64::MAX);
-                for part in step.cut_into(parts.min(MOST_PIECES)) {
-                    cutter.pieces.push(Piece::uncounted(part));
-                }
-                cutter.start = step.end();
-            } else {
+            if count <= room {
                 cutter.filled += count;
+                continue;
             }
+            // Fuller than a window may be. Finer was not counted: cut evenly. A second stays as it is.
+            let parts = i64::try_from(count.div_ceil(room)).unwrap_or(i64::MAX);
+            let parts = step.cut_into(parts.min(step.seconds()).min(MOST_PIECES));
+            let expected = (step.seconds() == 1).then_some(count);
+            cutter
+                .pieces
+                .extend(parts.into_iter().map(|window| Piece { window, expected }));
+            cutter.start = step.end();
+            room = room_from(Window::new(step.end(), step.end() + 1).unwrap_or(step));
         }
         cutter.finish()
     }
@@ -302,9 +305,16 @@ mod tests {
 
     #[test]
     fn a_full_second_stays_one_window() {
-        let pieces = sizing(every(1, &[10, 5_000, 10]), 1_000).cut(window(0, 3));
-        let expected: Vec<_> = pieces.iter().map(|piece| piece.expected).collect();
-        assert_eq!(expected, [Some(10), Some(5_000), Some(10)]);
+        let pieces = sizing(every(1, &[10, 5_000, 0, 0, 10]), 1_000).cut(window(0, 5));
+        let pieces: Vec<_> = pieces
+            .iter()
+            .map(|piece| (piece.window, piece.expected))
+            .collect();
+        let (before, full, after) = (window(0, 1), window(1, 2), window(2, 5));
+        assert_eq!(
+            pieces,
+            [(before, Some(10)), (full, Some(5_000)), (after, Some(10))]
+        );
     }
 
     #[test]

@@ -144,7 +144,7 @@ fn the_schema_tells_the_real_defaults() {
             text.push_str("last = \"1d\"\n");
         }
     }
-    assert!(count >= 16, "{text}");
+    assert!(count >= 15, "{text}");
     let written = load_from(&folder(&text, ""), &[]).unwrap();
     let implied = load_from(&folder(MINIMAL, ""), &[]).unwrap();
     assert_eq!(
