@@ -101,6 +101,11 @@ pub fn too_long(window: Window, most_s: i64) -> Vec<Piece> {
     cut_evenly(window, (window.seconds() + most_s - 1) / most_s)
 }
 
+/// Cuts a window into so many pieces of equal length, at least two.
+pub fn evenly(window: Window, pieces: i64) -> Vec<Piece> {
+    cut_evenly(window, pieces)
+}
+
 fn cut_evenly(window: Window, pieces: i64) -> Vec<Piece> {
     let pieces = window.cut_into(pieces.clamp(2, MOST_PIECES)).into_iter();
     pieces.map(Piece::uncounted).collect()

@@ -128,7 +128,7 @@ pub fn fingerprint(job: &Job) -> Fingerprint {
         tenant: job.source.tenant.clone(),
         query: job.select.query.clone(),
         detail: job.select.detail.name().to_owned(),
-        attributes: Vec::new(),
+        attributes: job.select.attributes.clone(),
     }
 }
 

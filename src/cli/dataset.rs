@@ -56,8 +56,12 @@ async fn delete(database: &Database, args: &Args, definition: bool) -> anyhow::R
         };
         return Err(UsageError(format!("there is no dataset `{name}`; {known}")).into());
     };
+    let spans = match contents.spans {
+        0 => String::new(),
+        spans => format!(" with {spans} spans"),
+    };
     let what = format!(
-        "dataset `{name}`: {} traces, {} h covered, {} windows open",
+        "dataset `{name}`: {} traces{spans}, {} h covered, {} windows open",
         contents.traces,
         contents.covered_s / 3_600,
         contents.open_windows

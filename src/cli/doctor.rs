@@ -294,6 +294,7 @@ async fn check_source(findings: &mut Findings, job: &Job, limits: Limits) {
     let mut newest = Err(None);
     for window in reaches {
         let probe = Search {
+            spans: None,
             window,
             query: Some("{ } with (most_recent=true)".to_owned()),
             limit: 1,

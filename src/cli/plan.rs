@@ -13,7 +13,7 @@ use super::{
 use crate::{
     job::{Detail, Job},
     plan::Plan,
-    store::{self, Holder, retention::Kept, sources, traces},
+    store::{self, Holder, retention::Kept, sources, spans, traces},
     submit::{self, Submission},
     tempo::{Client, Limits},
     window::{Window, WindowSet, rfc3339},
@@ -153,11 +153,22 @@ async fn counted(
     let bytes = bytes_per_trace.unwrap_or_else(|| usual_bytes_on_disk(&target.job));
     let estimate = Estimate {
         traces,
-        requests: survey.searches(&plan.windows) + u64::from(survey.requests),
+        requests: searches(&target.job, survey.searches(&plan.windows), traces)
+            + u64::from(survey.requests),
         counts: survey.requests,
         bytes_on_disk: (traces as f64 * bytes) as u64,
     };
     Ok((plan, Some(estimate)))
+}
+
+/// Requests that windows of so many searches, and so many traces, take. With whole spans each window is asked a second time,
+/// for the traces of many spans; with a filter as well every trace is looked up.
+fn searches(job: &Job, searches: u64, traces: u64) -> u64 {
+    match (job.select.detail, &job.select.query) {
+        (Detail::Spans, None) => searches * 2,
+        (Detail::Spans, Some(_)) => searches + traces,
+        _ => searches,
+    }
 }
 
 /// What a trace takes in the database, its indexes included, before there is one to measure; bytes.
@@ -165,6 +176,8 @@ fn usual_bytes_on_disk(job: &Job) -> f64 {
     match job.select.detail {
         Detail::Trace => 235.0,
         Detail::Services => 430.0,
+        // Of four spans without attributes.
+        Detail::Spans => 1_450.0,
     }
 }
 
@@ -220,7 +233,11 @@ async fn plans(
             continue;
         }
         let limits = sources::limits(&mut conn, &target.job.source.name).await?;
-        let bytes = traces::bytes_on_disk(&mut conn).await?;
+        let mut bytes = traces::bytes_on_disk(&mut conn).await?;
+        if target.job.select.detail == Detail::Spans {
+            let of_spans = spans::bytes_on_disk(&mut conn, &target.job.dataset).await?;
+            bytes = Option::zip(bytes, of_spans).map(|(bytes, of_spans)| bytes + of_spans);
+        }
         let again = async |submission: &Submission<'_>| {
             submit::preview(&mut conn, submission)
                 .await

@@ -11,6 +11,7 @@ use super::{
 };
 use crate::{
     control,
+    job::Detail,
     status::{self, DatasetStatus, Live},
     store::{pace::Pace, report::LaterLooks},
     window::rfc3339,
@@ -38,6 +39,8 @@ struct Json {
     query: Option<String>,
     detail: String,
     traces: i64,
+    /// Null where the detail does not bring them.
+    spans: Option<i64>,
     requested_s: i64,
     covered_s: i64,
     missing_s: i64,
@@ -131,6 +134,7 @@ fn as_json(status: &DatasetStatus) -> Json {
         query: state.query.clone(),
         detail: state.detail.clone(),
         traces: state.traces,
+        spans: (state.detail == Detail::Spans.name()).then_some(state.spans),
         requested_s: status.requested.seconds(),
         covered_s: status.covered.seconds(),
         missing_s: status.missing_s(),
@@ -242,7 +246,12 @@ fn print(out: &mut impl Write, status: &DatasetStatus) -> std::io::Result<()> {
             )
         }
     };
-    writeln!(out, "  {} traces; {complete}", state.traces)?;
+    let spans = if state.detail == Detail::Spans.name() {
+        format!(", {} spans", state.spans)
+    } else {
+        String::new()
+    };
+    writeln!(out, "  {} traces{spans}; {complete}", state.traces)?;
     for window in status.covered.iter().take(5) {
         writeln!(out, "  collected  {window}")?;
     }

@@ -10,12 +10,16 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use super::{
     Outcome,
+    spans::{self, Large},
     work::{Verdict, Work},
 };
 use crate::{
     retry,
     split::Band,
-    store::lease::{self, Figures},
+    store::{
+        found::Found,
+        lease::{self, Figures},
+    },
     tempo::{Class, Failure, wire::TraceSummary},
 };
 
@@ -62,7 +66,7 @@ pub(super) async fn harvest(
     };
     match second.all_bands(counted).await {
         Ok(()) => Outcome::Done {
-            found: Vec::new(),
+            found: Found::Summaries(Vec::new()),
             before: second.figures,
         },
         Err(outcome) => outcome,
@@ -146,20 +150,8 @@ impl Second<'_, '_> {
 
     /// Asks for the part of the second that meets all conditions, and stores it if that is under the limit.
     async fn part(&mut self, conditions: &[String]) -> Result<Part, Outcome> {
-        let base = self
-            .work
-            .claimed
-            .query
-            .iter()
-            .map(|query| format!("({query})"));
-        let spansets: Vec<String> = base
-            .chain(conditions.iter().map(|condition| format!("({condition})")))
-            .collect();
-        let query = if spansets.is_empty() {
-            "{ }".to_owned()
-        } else {
-            spansets.join(" && ")
-        };
+        let conditions = self.with_filter(conditions);
+        let query = spans::all_of(&conditions);
         let mut limit = self.work.ceiling();
         let mut failures = 0;
         loop {
@@ -171,7 +163,15 @@ impl Second<'_, '_> {
             let answer = match self.work.search(Some(query.clone()), limit).await {
                 Ok(answer) => answer,
                 Err(failure) if failure.class == Class::TooLarge => {
-                    return Ok(Part::Over(Vec::new()));
+                    return match spans::too_large(self.work, &conditions).await? {
+                        Large::Over(sample) => Ok(Part::Over(sample)),
+                        Large::Found(found, before) => {
+                            let number = found.len();
+                            self.figures.add(before);
+                            self.store(found).await?;
+                            Ok(Part::Stored(number))
+                        }
+                    };
                 }
                 Err(failure) if failures < TRIES_IN_PLACE && passes_soon(&failure) => {
                     failures += 1;
@@ -191,9 +191,24 @@ impl Second<'_, '_> {
             }
             return match self.work.judge(answer, limit).map_err(Outcome::Failed)? {
                 Verdict::Cut(sample) => Ok(Part::Over(sample)),
-                Verdict::Whole(found) => self.store(found).await.map(Part::Stored),
+                Verdict::Whole(found) => {
+                    let number = found.len();
+                    let (found, before) = spans::complete(self.work, &conditions, found).await?;
+                    self.figures.add(before);
+                    self.store(found).await?;
+                    Ok(Part::Stored(number))
+                }
             };
         }
+    }
+
+    /// These conditions and the dataset's filter, each a spanset of its own.
+    fn with_filter(&self, conditions: &[String]) -> Vec<String> {
+        let filter = self.work.claimed.query.iter();
+        filter
+            .chain(conditions)
+            .map(|spanset| format!("({spanset})"))
+            .collect()
     }
 
     /// The limit to ask with after a refusal that named a lower one.
@@ -208,7 +223,7 @@ impl Second<'_, '_> {
         Err(Outcome::Failed(failure))
     }
 
-    async fn store(&mut self, found: Vec<TraceSummary>) -> Result<usize, Outcome> {
+    async fn store(&mut self, found: Found) -> Result<usize, Outcome> {
         let number = found.len();
         let mut conn = self
             .work
@@ -232,6 +247,12 @@ impl Second<'_, '_> {
         sample: Vec<TraceSummary>,
     ) -> Result<(), Outcome> {
         let Some(&(field, value_of)) = FIELDS.get(level) else {
+            let all = self.with_filter(&conditions);
+            if let Some((found, before)) = spans::one_by_one(self.work, &all).await? {
+                self.figures.add(before);
+                self.store(found).await?;
+                return Ok(());
+            }
             return Err(Outcome::Irreducible(format!(
                 "more than {} traces in one second with the same duration, root service and root name: one answer may not bring them; \
                  raise Tempo's max_result_limit",

@@ -3,7 +3,7 @@
 //! What is decided here: an answer counts only if it is provably whole (under its limit, not stopped early, about the
 //! window that was asked for, old enough by the server's own clock). Everything else is thrown away, and the window is
 //! asked for again, cut, or tried later. Which request comes next is decided in [`work`]; how a full second is cut by
-//! duration in [`bands`]; here a window is taken, and how work on it ended is recorded.
+//! duration in [`bands`]; how whole traces are brought in [`spans`]; here a window is taken, and how work on it ended is recorded.
 
 use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
@@ -17,15 +17,17 @@ use crate::{
     retry,
     store::{
         Holder, Look,
+        found::Found,
         lease::{self, Claimed, ErrorClass, Figures, FinishError, Renewal, Setback},
         runs::Kind,
         sources, traces, windows,
     },
-    tempo::{Class, Client, Failure, wire::TraceSummary},
+    tempo::{Class, Client, Failure},
 };
 
 mod bands;
 mod log;
+mod spans;
 pub mod survey;
 mod work;
 
@@ -64,10 +66,7 @@ pub struct Harvester {
 /// How work on a window ended.
 enum Outcome {
     /// Everything in it is in `found`, or was stored before (`before`).
-    Done {
-        found: Vec<TraceSummary>,
-        before: Figures,
-    },
+    Done { found: Found, before: Figures },
     /// It is to be replaced by these, which have spent so many of their attempts already.
     Split(Vec<Piece>, u32),
     /// It failed.
@@ -191,12 +190,7 @@ impl Harvester {
 
     /// A later look that does not bring what an earlier one brought is not believed: for a while, between the live store and
     /// the block list, Tempo answers as if there were nothing.
-    async fn believe(
-        &self,
-        claimed: &Claimed,
-        found: Vec<TraceSummary>,
-        before: Figures,
-    ) -> Outcome {
+    async fn believe(&self, claimed: &Claimed, found: Found, before: Figures) -> Outcome {
         // What came in parts was stored part by part. A repair is somebody's decision to take what is there.
         let later = claimed.earlier_look.is_some() || claimed.look == Look::Sealed;
         if !later || before.returned > 0 || claimed.kind == Kind::Repair {

@@ -1,23 +1,27 @@
 //! Asking for one window: which request comes next, and what its answer is worth.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use chrono::{DateTime, Utc};
 
 use super::{
     Harvester, Outcome, bands,
     log::{Log, describe_failure},
+    spans::{self, Large},
     survey::{self, QUERYLESS_MARGIN},
 };
 use crate::{
-    job::TracesPerRequest,
+    job::{Detail, TracesPerRequest},
     plan::density::Histogram,
     split::{self, Decision, Density, OverLimit},
-    store::{
-        lease::{Claimed, Figures},
-        sources, windows,
+    store::{found::Found, lease::Claimed, sources, windows},
+    tempo::{
+        Answer, Class, Client, Count, Failure, Learned, Search, Urgency,
+        wire::{
+            TraceSummary,
+            spans::{TraceSpans, Wanted},
+        },
     },
-    tempo::{Answer, Class, Client, Count, Failure, Learned, Search, Urgency, wire::TraceSummary},
     window::Window,
 };
 
@@ -39,7 +43,7 @@ const DENSITY_REACH_S: i64 = 3_600;
 /// An answer that may count.
 pub(super) enum Verdict {
     /// Everything there is.
-    Whole(Vec<TraceSummary>),
+    Whole(Found),
     /// At its limit, or stopped early; with the traces it brought, for estimates.
     Cut(Vec<TraceSummary>),
 }
@@ -50,16 +54,27 @@ pub(super) struct Work<'a> {
     pub(super) claimed: &'a Claimed,
     /// Requests made so far.
     pub(super) requests: i32,
+    /// What is asked of each span; `None` unless the detail is spans.
+    pub(super) wanted: Option<Arc<Wanted>>,
 }
 
 impl<'a> Work<'a> {
     /// Nothing is asked yet.
     pub(super) fn new(harvester: &'a Harvester, claimed: &'a Claimed) -> Self {
+        let attributes = claimed.attributes.iter().map(String::as_str);
         Self {
             harvester,
             claimed,
             requests: 0,
+            wanted: (claimed.detail == Detail::Spans.name())
+                .then(|| Arc::new(Wanted::new(attributes))),
         }
+    }
+
+    /// Whether searches bring spans. With a filter they would bring only those that match: then traces are searched for, and
+    /// looked up one by one.
+    pub(super) fn in_bulk(&self) -> bool {
+        self.wanted.is_some() && self.claimed.query.is_none()
     }
 
     fn client(&self) -> &Client {
@@ -177,13 +192,16 @@ impl<'a> Work<'a> {
             match self.judge(answer, limit) {
                 Err(failure) => return Outcome::Failed(failure),
                 Ok(Verdict::Whole(found)) => {
-                    if queryless && !self.is_vouched_for(&found, limit, &mut density).await {
+                    if queryless
+                        && let Found::Summaries(traces) = &found
+                        && !self.is_vouched_for(traces, limit, &mut density).await
+                    {
                         queryless = false;
                         continue;
                     }
-                    return Outcome::Done {
-                        found,
-                        before: Figures::default(),
+                    return match spans::complete(self, &[], found).await {
+                        Ok((found, before)) => Outcome::Done { found, before },
+                        Err(outcome) => outcome,
                     };
                 }
                 Ok(Verdict::Cut(sample)) => {
@@ -215,17 +233,42 @@ impl<'a> Work<'a> {
         }
     }
 
-    /// Sends one search for the window and records it.
+    /// Sends one search for the window and records it. It brings spans where these are searched for.
     pub(super) async fn search(
         &mut self,
         query: Option<String>,
         limit: u32,
+    ) -> Result<Answer, Failure> {
+        match (query, self.wanted.clone().filter(|_| self.in_bulk())) {
+            (Some(spansets), Some(wanted)) => {
+                let query = wanted.query(&spansets);
+                self.send(Some(query), limit, Some(wanted)).await
+            }
+            (query, _) => self.send(query, limit, None).await,
+        }
+    }
+
+    /// The same, but it never brings spans.
+    pub(super) async fn search_summaries(
+        &mut self,
+        query: String,
+        limit: u32,
+    ) -> Result<Answer, Failure> {
+        self.send(Some(query), limit, None).await
+    }
+
+    async fn send(
+        &mut self,
+        query: Option<String>,
+        limit: u32,
+        spans: Option<Arc<Wanted>>,
     ) -> Result<Answer, Failure> {
         let search = Search {
             window: self.claimed.window,
             query,
             limit,
             urgency: self.urgency(),
+            spans,
         };
         self.requests += 1;
         let result = self.client().search(&search).await;
@@ -259,6 +302,38 @@ impl<'a> Work<'a> {
         result
     }
 
+    /// Looks one trace up by its ID and records that.
+    pub(super) async fn look_up(
+        &mut self,
+        trace_id: [u8; 16],
+        wanted: &Wanted,
+    ) -> Result<TraceSpans, Failure> {
+        self.requests += 1;
+        let result = self.client().trace(trace_id, wanted, self.urgency()).await;
+        let elapsed = match &result {
+            Ok(answer) => answer.elapsed,
+            Err(failure) => failure.elapsed,
+        };
+        let log = self.log();
+        let id = format!("{:032x}", u128::from_be_bytes(trace_id));
+        let mut fetch = log.row("trace", self.claimed.window, Some(&id), elapsed);
+        match &result {
+            Ok(answer) => {
+                if answer.trace.spans.is_empty() {
+                    fetch.outcome = "unusable";
+                } else if answer.trace.partial == Some(true) {
+                    fetch.outcome = "cut";
+                }
+                fetch.status = Some(answer.status);
+                fetch.returned = Some(answer.trace.spans.len());
+                fetch.bytes = Some(answer.bytes);
+            }
+            Err(failure) => describe_failure(&mut fetch, failure),
+        }
+        log.keep(fetch).await;
+        result.map(|answer| answer.trace)
+    }
+
     /// What a failed request means for the window; `None`: a limit was learned, ask again.
     async fn after_failure(&mut self, failure: Failure, limit: &mut u32) -> Option<Outcome> {
         let window = self.claimed.window;
@@ -270,6 +345,7 @@ impl<'a> Work<'a> {
                         *limit = most;
                         None
                     }
+                    Learned::MaxSpansPerSpanSet(_) if self.in_bulk() => None,
                     Learned::MaxDuration(most_s) if most_s < window.seconds() => {
                         Some(Outcome::Split(split::too_long(window, most_s), 0))
                     }
@@ -287,7 +363,23 @@ impl<'a> Work<'a> {
                 } else {
                     0
                 };
-                Some(match split::too_large(window) {
+                let mut decision = split::too_large(window);
+                if failure.class == Class::TooLarge && self.in_bulk() {
+                    let sample = match spans::too_large(self, &[]).await {
+                        Ok(Large::Over(sample)) => sample,
+                        Ok(Large::Found(found, before)) => {
+                            return Some(Outcome::Done { found, before });
+                        }
+                        Err(outcome) => return Some(outcome),
+                    };
+                    if window.seconds() == 1 {
+                        return Some(bands::harvest(self, sample, None).await);
+                    }
+                    if !sample.is_empty() {
+                        decision = Decision::Pieces(spans::pieces(window, &sample));
+                    }
+                }
+                Some(match decision {
                     Decision::Pieces(pieces) => Outcome::Split(pieces, spent),
                     Decision::Bands if failure.class == Class::TooLarge => {
                         bands::harvest(self, Vec::new(), None).await
@@ -354,6 +446,11 @@ impl<'a> Work<'a> {
             return Err(Failure::of_answer(Class::Passing, answer.status, message));
         }
         let cut = is_cut(&answer, limit);
+        if let Some(spans) = answer.body.spans
+            && !cut
+        {
+            return Ok(Verdict::Whole(Found::Spans(spans)));
+        }
         let mut found = answer.body.traces;
         if self.claimed.detail == "trace" {
             // A query was sent for another reason; the dataset's rows stay alike.
@@ -362,7 +459,7 @@ impl<'a> Work<'a> {
         Ok(if cut {
             Verdict::Cut(found)
         } else {
-            Verdict::Whole(found)
+            Verdict::Whole(Found::Summaries(found))
         })
     }
 

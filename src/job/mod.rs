@@ -10,6 +10,7 @@
 //! with a job - planning, fetching, storing - is left to others; so is whether a dataset was collected with another query
 //! ([`Job::refusal`] helps to say so at the right place).
 
+mod attributes;
 pub mod diagnostics;
 pub mod duration;
 pub mod env;
@@ -98,7 +99,8 @@ pub struct Select {
     pub query: Option<String>,
     /// How much of each trace.
     pub detail: Detail,
-    /// Attributes of the spans to store. They need the detail `spans`, so in this version there are none.
+    /// Attributes that spans are stored with, each by its name with scope and without quotes, sorted; none but with the detail
+    /// `spans`.
     pub attributes: Vec<String>,
 }
 
@@ -109,6 +111,8 @@ pub enum Detail {
     Trace,
     /// Also spans and errors per service.
     Services,
+    /// Also every span, and start, end and counts of each trace computed from them.
+    Spans,
 }
 
 impl Detail {
@@ -117,6 +121,7 @@ impl Detail {
         match self {
             Self::Trace => "trace",
             Self::Services => "services",
+            Self::Spans => "spans",
         }
     }
 }

@@ -106,7 +106,7 @@ pub struct SelectSpec {
     /// How much of each trace.
     #[schemars(extend("default" = "trace"))]
     pub detail: Option<DetailSpec>,
-    /// Attributes of the spans to store, each with its scope. They need `detail = "spans"`.
+    /// Attributes to store with each span, each with its scope, `span.` or `resource.`. They need `detail = "spans"`.
     #[schemars(extend("examples" = [["span.http.status_code", "resource.k8s.namespace.name"]]))]
     pub attributes: Option<Vec<String>>,
 }
@@ -119,7 +119,7 @@ pub enum DetailSpec {
     Trace,
     /// Also spans and errors per service.
     Services,
-    /// Also every span. Not yet available in this version.
+    /// Also every span, with the attributes named; start, end and counts of each trace are then exact.
     Spans,
 }
 

@@ -36,6 +36,15 @@ impl Validated {
             "{what}{from} into dataset `{}`, detail {}",
             self.dataset, self.select.detail
         )];
+        if !self.select.attributes.is_empty() {
+            let names: Vec<String> = self
+                .select
+                .attributes
+                .iter()
+                .map(|name| format!("`{name}`"))
+                .collect();
+            parts.push(format!("with the attributes {}", names.join(", ")));
+        }
         parts.extend(
             self.backfill
                 .as_ref()

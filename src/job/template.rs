@@ -111,7 +111,7 @@ impl Template {
             ),
             (
                 "detail = \"trace\"",
-                "\"services\" adds spans and errors per service, and costs Tempo more",
+                "\"services\" adds spans and errors per service, \"spans\" every span, with the `attributes` named; each costs Tempo more",
             ),
             ("", ""),
             ("[backfill]", ""),

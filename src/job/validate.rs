@@ -8,7 +8,8 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use chrono_tz::Tz;
 
-use super::diagnostics::{KeyPath, Problem, alternatives, quoted};
+use super::attributes;
+use super::diagnostics::{KeyPath, Problem, quoted};
 use super::reader::{Bounds, Reader};
 use super::spec::{
     BackfillSpec, BaselineSpec, DEFAULT_BACKFILL_SETTLE, DEFAULT_BACKFILL_WINDOW,
@@ -23,9 +24,6 @@ use super::{
 
 const DAY_S: u64 = 86_400;
 pub(super) const TEN_YEARS_S: u64 = 3_650 * DAY_S;
-
-/// The scopes of TraceQL that an attribute can have.
-const SCOPES: [&str; 5] = ["span", "resource", "event", "link", "instrumentation"];
 
 /// A job without its source.
 pub(super) struct Validated {
@@ -166,50 +164,76 @@ fn read_select(spec: Option<&SelectSpec>, at: &KeyPath, reader: &mut Reader<'_>)
         }
     };
     let detail = match spec.detail {
-        None | Some(DetailSpec::Trace) => Some(Detail::Trace),
-        Some(DetailSpec::Services) => Some(Detail::Services),
-        Some(DetailSpec::Spans) => {
-            let problem = Problem::value(
-                &at.child("detail"),
-                "is `spans`, which is not yet available in this version",
-            );
-            reader.refuse(problem.fix("use `services`"));
-            None
-        }
+        None | Some(DetailSpec::Trace) => Detail::Trace,
+        Some(DetailSpec::Services) => Detail::Services,
+        Some(DetailSpec::Spans) => Detail::Spans,
     };
-    if let Some(attributes) = &spec.attributes {
-        refuse_attributes(attributes, &at.child("attributes"), reader);
+    let at_attributes = at.child("attributes");
+    let written = spec.attributes.as_deref().unwrap_or_default();
+    if spec.attributes.is_some()
+        && detail != Detail::Spans
+        && !reader.is_unusable(&at.child("detail"))
+    {
+        let what = format!(
+            "{} needs `detail = \"spans\"`: only spans are stored with attributes",
+            at_attributes.subject()
+        );
+        reader.refuse(
+            Problem::key(&at_attributes, what).fix("set `detail = \"spans\"`, or remove it"),
+        );
     }
+    let attributes = read_attributes(written, &at_attributes, reader);
     Some(Select {
         query: query?,
-        detail: detail?,
-        attributes: Vec::new(),
+        detail,
+        attributes: attributes?,
     })
 }
 
-/// Attributes belong to spans, which this version does not collect.
-fn refuse_attributes(attributes: &[String], key: &KeyPath, reader: &mut Reader<'_>) {
-    for (index, attribute) in attributes.iter().enumerate() {
-        let has_scope = attribute
-            .split_once('.')
-            .is_some_and(|(scope, name)| SCOPES.contains(&scope) && !name.is_empty());
-        if !has_scope {
-            let scopes = alternatives(&SCOPES.map(|scope| format!("`{scope}.`")));
-            let problem = Problem::value(
-                &key.element(index),
-                format!("has no scope: {}", quoted(attribute)),
-            );
-            reader.refuse(problem.fix(format!("begin it with {scopes}")));
+/// The attributes by their names with scope, sorted.
+fn read_attributes(
+    written: &[String],
+    key: &KeyPath,
+    reader: &mut Reader<'_>,
+) -> Option<Vec<String>> {
+    let mut known: Vec<(usize, attributes::Attribute)> = Vec::new();
+    let mut complete = true;
+    for (index, written) in written.iter().enumerate() {
+        let at = key.element(index);
+        let read = attributes::parse(written).and_then(|attribute| {
+            let alike = known
+                .iter()
+                .find(|(_, other)| !attribute.is_told_from(other));
+            match alike {
+                Some((first, other)) if *other == attribute => Err((
+                    format!(
+                        "names {} again, after `attributes[{first}]`",
+                        quoted(written)
+                    ),
+                    "remove it".to_owned(),
+                )),
+                Some((_, other)) => Err((
+                    format!(
+                        "cannot be had together with `{}`: Tempo's answers name both alike: {}",
+                        other.full_name(),
+                        quoted(written)
+                    ),
+                    "keep one of them".to_owned(),
+                )),
+                None => Ok(attribute),
+            }
+        });
+        match reader.accept(&at, read) {
+            Some(attribute) => known.push((index, attribute)),
+            None => complete = false,
         }
     }
-    let problem = Problem::key(
-        key,
-        format!(
-            "{} needs `detail = \"spans\"`, which is not yet available in this version",
-            key.subject()
-        ),
-    );
-    reader.refuse(problem.fix("remove it"));
+    let mut names: Vec<String> = known
+        .iter()
+        .map(|(_, attribute)| attribute.full_name())
+        .collect();
+    names.sort_unstable();
+    complete.then_some(names)
 }
 
 fn read_schedule(

@@ -292,6 +292,14 @@ impl Control {
         Population::from_traces(everything).traces().collect()
     }
 
+    /// Every trace whole, span by span.
+    pub fn traces(&self) -> Vec<TraceFragment> {
+        let everything = self
+            .shared
+            .with_store(&self.tenant, |store| store.everything());
+        Population::from_traces(everything).fragments().collect()
+    }
+
     fn now_and_timing(&self) -> (DateTime<Utc>, super::Timing) {
         let timing = self.shared.settings(|settings| settings.timing);
         (self.now(), timing)

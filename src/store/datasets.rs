@@ -3,7 +3,7 @@
 use chrono::{DateTime, Utc};
 use sqlx::{Connection, PgConnection};
 
-use super::{Look, control};
+use super::{Look, control, traces::Merged};
 use crate::window::{Window, WindowSet};
 
 /// What makes two collections the same: coverage of one is coverage of the other.
@@ -280,20 +280,17 @@ pub async fn cover(
     Ok(())
 }
 
-/// Adds newly stored traces to the dataset's number.
+/// Adds what was newly stored to the dataset's numbers.
 ///
 /// # Errors
 /// If the database refuses.
-pub async fn add_traces(
-    conn: &mut PgConnection,
-    dataset: &str,
-    stored_new: i64,
-) -> sqlx::Result<()> {
-    if stored_new > 0 {
+pub async fn add(conn: &mut PgConnection, dataset: &str, merged: Merged) -> sqlx::Result<()> {
+    if merged.new > 0 || merged.spans > 0 {
         sqlx::query!(
-            "UPDATE harvest.datasets SET trace_count = trace_count + $2 WHERE name = $1",
+            "UPDATE harvest.datasets SET trace_count = trace_count + $2, span_count = span_count + $3 WHERE name = $1",
             dataset,
-            stored_new
+            merged.new,
+            merged.spans
         )
         .execute(conn)
         .await?;
@@ -306,6 +303,8 @@ pub async fn add_traces(
 pub struct Contents {
     /// Traces stored.
     pub traces: i64,
+    /// Spans stored.
+    pub spans: i64,
     /// Seconds covered.
     pub covered_s: i64,
     /// Windows queued or running.
@@ -318,7 +317,7 @@ pub struct Contents {
 /// If the database refuses.
 pub async fn contents(conn: &mut PgConnection, dataset: &str) -> sqlx::Result<Option<Contents>> {
     let row = sqlx::query!(
-        r#"SELECT trace_count,
+        r#"SELECT trace_count, span_count,
                   (SELECT count(*) FROM harvest.windows w WHERE w.dataset = d.name AND w.state IN ('queued', 'running')) AS "open!"
            FROM harvest.datasets d WHERE name = $1"#,
         dataset
@@ -328,12 +327,13 @@ pub async fn contents(conn: &mut PgConnection, dataset: &str) -> sqlx::Result<Op
     let Some(row) = row else { return Ok(None) };
     Ok(Some(Contents {
         traces: row.trace_count,
+        spans: row.span_count,
         covered_s: covered(conn, dataset, Look::Sealed).await?.seconds(),
         open_windows: row.open,
     }))
 }
 
-/// Deletes a dataset's traces, coverage, windows and requests. With `definition` also the dataset itself and its jobs.
+/// Deletes a dataset's traces, spans, coverage, windows and requests. With `definition` also the dataset itself and its jobs.
 ///
 /// # Errors
 /// If the database refuses.
@@ -351,8 +351,11 @@ pub async fn delete(conn: &mut PgConnection, dataset: &str, definition: bool) ->
     sqlx::query!("DELETE FROM harvest.traces WHERE dataset = $1", dataset)
         .execute(&mut *conn)
         .await?;
+    sqlx::query!("DELETE FROM harvest.spans WHERE dataset = $1", dataset)
+        .execute(&mut *conn)
+        .await?;
     sqlx::query!(
-        "UPDATE harvest.datasets SET trace_count = 0, deleted_before = NULL, requested_by_old_runs = '{}' WHERE name = $1",
+        "UPDATE harvest.datasets SET trace_count = 0, span_count = 0, deleted_before = NULL, requested_by_old_runs = '{}' WHERE name = $1",
         dataset
     )
     .execute(&mut *conn)

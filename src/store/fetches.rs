@@ -17,7 +17,7 @@ pub struct Fetch<'a> {
     pub dataset: &'a str,
     /// For which window; `None`: for a plan.
     pub window_id: Option<i64>,
-    /// `search` or `count`.
+    /// `search`, `count` or `trace`.
     pub kind: &'static str,
     /// The range asked for.
     pub span: Window,
@@ -25,7 +25,7 @@ pub struct Fetch<'a> {
     pub query: Option<&'a str>,
     /// The limit sent.
     pub traces_limit: Option<u32>,
-    /// Traces in the answer.
+    /// Traces in the answer; of a look-up by ID, spans.
     pub returned: Option<usize>,
     /// How it ended: `complete`, `cut`, `limit`, `too_large`, `timeout`, `throttled`, `passing`, `access`, `query`, `unusable`.
     pub outcome: &'static str,

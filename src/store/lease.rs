@@ -9,15 +9,16 @@ use chrono::{DateTime, Utc};
 use sqlx::{Acquire, PgConnection, postgres::types::PgRange};
 
 use super::{
-    Holder, Look, datasets, range,
+    Holder, Look, datasets,
+    found::{self, Found},
+    range,
     runs::Kind,
-    traces::{self, Merged},
+    traces::Merged,
     window_of,
 };
 use crate::{
     plan::density::Piece,
     queue::{self, Item},
-    tempo::wire::TraceSummary,
     window::Window,
 };
 
@@ -54,6 +55,8 @@ pub struct Claimed {
     pub query: Option<String>,
     /// The dataset's detail.
     pub detail: String,
+    /// The attributes that the dataset's spans are stored with.
+    pub attributes: Vec<String>,
     /// Traces counted or estimated in it.
     pub expected: Option<u64>,
     /// Higher goes first.
@@ -125,6 +128,16 @@ pub struct Figures {
     pub improved: i64,
 }
 
+impl Figures {
+    /// Adds what was counted elsewhere.
+    pub fn add(&mut self, other: Self) {
+        self.requests += other.requests;
+        self.returned += other.returned;
+        self.stored_new += other.stored_new;
+        self.improved += other.improved;
+    }
+}
+
 /// Takes a window if it is due, nobody else has it, nobody has paused it, and its dataset is this tenant's.
 ///
 /// # Errors
@@ -145,7 +158,7 @@ pub async fn claim(
              AND ((w.state = 'queued' AND w.next_try_at <= clock_timestamp())
                   OR (w.state = 'running' AND w.lease_expires_at < clock_timestamp()))
              AND NOT EXISTS (SELECT FROM harvest.paused_runs p WHERE p.run_id = w.run_id)
-           RETURNING lower(span) AS "start!", upper(span) AS "end!", w.look, w.earlier_look, r.kind, w.dataset, d.query, d.detail, w.expected,
+           RETURNING lower(span) AS "start!", upper(span) AS "end!", w.look, w.earlier_look, r.kind, w.dataset, d.query, d.detail, d.attributes, w.expected,
                      w.priority, w.settle_s, w.attempts, w.throttled, w.timeouts, w.lapsed, w.lease_token"#,
         window_id,
         holder.as_str(),
@@ -168,6 +181,7 @@ pub async fn claim(
             dataset: row.dataset,
             query: row.query,
             detail: row.detail,
+            attributes: row.attributes,
             expected: row.expected.and_then(|n| u64::try_from(n).ok()),
             priority: row.priority,
             settle_s: row.settle_s,
@@ -233,12 +247,12 @@ async fn fence(conn: &mut PgConnection, lease: Lease) -> Result<(), FinishError>
 pub async fn store_part(
     conn: &mut PgConnection,
     claimed: &Claimed,
-    found: Vec<TraceSummary>,
+    found: Found,
 ) -> Result<Merged, FinishError> {
     let mut tx = conn.begin().await?;
     fence(&mut tx, claimed.lease).await?;
-    let merged = traces::store(&mut tx, &claimed.dataset, claimed.window, found).await?;
-    datasets::add_traces(&mut tx, &claimed.dataset, merged.new).await?;
+    let merged = found::store(&mut tx, &claimed.dataset, claimed.window, found).await?;
+    datasets::add(&mut tx, &claimed.dataset, merged).await?;
     tx.commit().await?;
     Ok(merged)
 }
@@ -251,13 +265,13 @@ pub async fn store_part(
 pub async fn mark_done(
     conn: &mut PgConnection,
     claimed: &Claimed,
-    found: Vec<TraceSummary>,
+    found: Found,
     before: Figures,
 ) -> Result<i64, FinishError> {
     let mut tx = conn.begin().await?;
     fence(&mut tx, claimed.lease).await?;
     let returned = before.returned + i64::try_from(found.len()).unwrap_or(i64::MAX);
-    let merged = traces::store(&mut tx, &claimed.dataset, claimed.window, found).await?;
+    let merged = found::store(&mut tx, &claimed.dataset, claimed.window, found).await?;
     let stored_new = before.stored_new + merged.new;
     sqlx::query!(
         "UPDATE harvest.windows SET state = 'done', lease_holder = NULL, lease_expires_at = NULL, finished_at = clock_timestamp(),
@@ -278,7 +292,7 @@ pub async fn mark_done(
         claimed.lease.window_id,
     )
     .await?;
-    datasets::add_traces(&mut tx, &claimed.dataset, merged.new).await?;
+    datasets::add(&mut tx, &claimed.dataset, merged).await?;
     tx.commit().await?;
     Ok(stored_new)
 }

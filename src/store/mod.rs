@@ -16,8 +16,10 @@ pub use crate::plan::Look;
 use crate::{container, window::Window};
 
 pub mod control;
+mod copy;
 pub mod datasets;
 pub mod fetches;
+pub mod found;
 pub mod history;
 pub mod housekeeping;
 pub mod lease;
@@ -27,6 +29,7 @@ pub mod report;
 pub mod retention;
 pub mod runs;
 pub mod sources;
+pub mod spans;
 pub mod traces;
 pub mod windows;
 

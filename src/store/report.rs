@@ -21,6 +21,8 @@ pub struct DatasetState {
     pub detail: String,
     /// Traces stored.
     pub traces: i64,
+    /// Spans stored.
+    pub spans: i64,
     /// Windows queued.
     pub queued: i64,
     /// Windows being fetched.
@@ -40,7 +42,7 @@ pub async fn datasets(
     name: Option<&str>,
 ) -> sqlx::Result<Vec<DatasetState>> {
     let rows = sqlx::query!(
-        r#"SELECT d.name, d.source, d.tenant, d.query, d.detail, d.trace_count,
+        r#"SELECT d.name, d.source, d.tenant, d.query, d.detail, d.trace_count, d.span_count,
                   (SELECT count(*) FROM harvest.windows w WHERE w.dataset = d.name AND w.state = 'queued') AS "queued!",
                   (SELECT count(*) FROM harvest.windows w WHERE w.dataset = d.name AND w.state = 'running') AS "running!",
                   greatest((SELECT max(w.finished_at) FROM harvest.windows w WHERE w.dataset = d.name AND w.state = 'done'),
@@ -63,6 +65,7 @@ pub async fn datasets(
             query: row.query,
             detail: row.detail,
             traces: row.trace_count,
+            spans: row.span_count,
             queued: row.queued,
             running: row.running,
             jobs: row.jobs,

@@ -319,7 +319,7 @@ pub struct Deleted {
 }
 
 /// Deletes at most `rows` traces of a dataset that started at `from` or later and before `before_s`, oldest first, and
-/// takes them off its number. A trace that is being written at the moment is left for the next time.
+/// takes them off its numbers, with their spans. A trace that is being written at the moment is left for the next time.
 ///
 /// # Errors
 /// If the database refuses.
@@ -330,30 +330,48 @@ pub async fn delete_traces(
     before_s: i64,
     rows: i64,
 ) -> sqlx::Result<Deleted> {
-    // The dataset's row comes last, as in storing: the other way round the two could wait for each other.
-    let row = sqlx::query!(
+    let mut tx = conn.begin().await?;
+    let gone = sqlx::query!(
         r#"WITH old AS MATERIALIZED (
                SELECT trace_id FROM harvest.traces WHERE dataset = $1 AND started_at >= $2 AND started_at < $3
                ORDER BY started_at LIMIT $4 FOR UPDATE SKIP LOCKED
            ), gone AS (
-               DELETE FROM harvest.traces t USING old WHERE t.dataset = $1 AND t.trace_id = old.trace_id RETURNING t.started_at
-           ), counted AS MATERIALIZED (
-               SELECT count(*) AS traces, max(started_at) AS last FROM gone
-           ), taken_off AS (
-               UPDATE harvest.datasets d SET trace_count = greatest(d.trace_count - counted.traces, 0)
-               FROM counted WHERE d.name = $1 AND counted.traces > 0
+               DELETE FROM harvest.traces t USING old WHERE t.dataset = $1 AND t.trace_id = old.trace_id RETURNING t.trace_id, t.started_at
            )
-           SELECT traces AS "traces!", last FROM counted"#,
+           SELECT coalesce(array_agg(trace_id), '{}') AS "traces!", max(started_at) AS last FROM gone"#,
         dataset,
         from,
         instant(before_s),
         rows
     )
-    .fetch_one(conn)
+    .fetch_one(&mut *tx)
     .await?;
+    let traces = i64::try_from(gone.traces.len()).unwrap_or(0);
+    if traces > 0 {
+        // A statement of its own: nobody can add spans of these traces any more, and what was added up to now is seen.
+        let spans = sqlx::query!(
+            "DELETE FROM harvest.spans WHERE dataset = $1 AND trace_id = ANY ($2)",
+            dataset,
+            &gone.traces
+        )
+        .execute(&mut *tx)
+        .await?
+        .rows_affected();
+        // The dataset's row comes last, as in storing: the other way round the two could wait for each other.
+        sqlx::query!(
+            "UPDATE harvest.datasets SET trace_count = greatest(trace_count - $2, 0), span_count = greatest(span_count - $3, 0)
+             WHERE name = $1",
+            dataset,
+            traces,
+            i64::try_from(spans).unwrap_or(0)
+        )
+        .execute(&mut *tx)
+        .await?;
+    }
+    tx.commit().await?;
     Ok(Deleted {
-        traces: row.traces,
-        last: row.last,
+        traces,
+        last: gone.last,
     })
 }
 

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use chrono::{DateTime, Utc};
 use sqlx::{Connection, PgConnection, Row, postgres::types::PgRange};
 
-use super::range;
+use super::{found::Found, range};
 use crate::{
     tempo::wire::{ServiceCounts, Services, TraceSummary, by_service},
     window::Window,
@@ -68,6 +68,8 @@ pub struct Merged {
     pub new: i64,
     /// Traces that were stored before and are more complete now.
     pub improved: i64,
+    /// Spans that were not stored before.
+    pub spans: i64,
 }
 
 /// Stores the traces found in a window, inside the caller's transaction.
@@ -170,6 +172,7 @@ async fn merge(
     Ok(Merged {
         new: row.try_get(0)?,
         improved: row.try_get(1)?,
+        spans: 0,
     })
 }
 
@@ -205,9 +208,8 @@ pub async fn unseen(
     conn: &mut PgConnection,
     dataset: &str,
     window: Window,
-    found: &[TraceSummary],
+    found: &Found,
 ) -> sqlx::Result<(i64, i64)> {
-    let ids: Vec<Vec<u8>> = found.iter().map(|trace| trace.trace_id.to_vec()).collect();
     let row = sqlx::query!(
         r#"SELECT count(*) AS "stored!", count(*) FILTER (WHERE found.trace_id IS NULL) AS "unseen!"
            FROM harvest.traces t LEFT JOIN unnest($4::bytea[]) AS found (trace_id) ON found.trace_id = t.trace_id
@@ -215,7 +217,7 @@ pub async fn unseen(
         dataset,
         at(window.start()),
         at(window.end()),
-        &ids
+        &found.ids()
     )
     .fetch_one(conn)
     .await?;

@@ -24,7 +24,7 @@ use super::{
     gate::{Alone, Gate, Pace, Urgency},
     limits::{Learned, Limits},
     setup::{SetupError, chain, default_headers, is_loopback, secrets_of, with_tls},
-    wire::{self, Format, SearchBody},
+    wire::{self, Format, SearchBody, spans::Wanted},
 };
 use crate::{
     container,
@@ -41,6 +41,8 @@ const LONGEST_TEXT: usize = 400;
 const MORE_THAN_ALLOWED: u32 = u32::MAX;
 /// Refused by every server as no TraceQL, after it has looked at the limit: nothing is ever searched for it.
 const NO_QUERY: &str = "{";
+/// Spans that may share an ID, and still come in one answer.
+const SPANS_A_SET: u32 = 8;
 /// How long a server that would not count is not asked to.
 const COUNT_AGAIN_AFTER: Duration = Duration::from_secs(600);
 /// How long a connection may take.
@@ -57,6 +59,8 @@ pub struct Search {
     pub limit: u32,
     /// Who waits for it.
     pub urgency: Urgency,
+    /// What to ask of each span, if the query is one that brings spans ([`Wanted::query`]).
+    pub spans: Option<Arc<Wanted>>,
 }
 
 /// An answer to a search.
@@ -107,7 +111,7 @@ pub struct CountAnswer {
 pub struct Client {
     http: reqwest::Client,
     source: Source,
-    gate: Gate,
+    pub(super) gate: Gate,
     limits: Mutex<Limits>,
     /// When a count was last not to be had.
     uncounted: Mutex<Option<Instant>>,
@@ -117,12 +121,12 @@ pub struct Client {
 }
 
 /// A whole answer in memory.
-struct Body {
-    status: u16,
-    content_type: String,
+pub(super) struct Body {
+    pub(super) status: u16,
+    pub(super) content_type: String,
     server_time: Option<DateTime<Utc>>,
-    bytes: Bytes,
-    elapsed: Duration,
+    pub(super) bytes: Bytes,
+    pub(super) elapsed: Duration,
 }
 
 impl Client {
@@ -258,14 +262,20 @@ impl Client {
                 .append_pair("end", &search.window.end().to_string())
                 .append_pair("limit", &search.limit.to_string());
             if let Some(query) = &search.query {
-                pairs.append_pair("q", query).append_pair("spss", "1");
+                pairs
+                    .append_pair("q", query)
+                    .append_pair("spss", &self.spans_a_set(search).to_string());
             }
         }
         let body = self
             .get(url, "application/protobuf", search.urgency)
             .await?;
         let format = Format::of(&body.content_type).ok_or_else(|| self.strange(&body))?;
-        let decoded = wire::decode_search(format, body.bytes.clone()).map_err(|error| {
+        let decoded = match &search.spans {
+            Some(wanted) => wire::spans::decode_spans(format, &body.bytes, wanted),
+            None => wire::decode_search(format, body.bytes.clone()),
+        };
+        let decoded = decoded.map_err(|error| {
             self.broken(&body, format!("Tempo's answer cannot be read: {error}"))
         })?;
         self.gate.answered(body.elapsed).await;
@@ -277,6 +287,15 @@ impl Client {
             elapsed: body.elapsed,
             format,
         })
+    }
+
+    /// Spans asked for of each set: only where spans are wanted more than one, in case several were sent with one ID.
+    fn spans_a_set(&self, search: &Search) -> u32 {
+        if search.spans.is_none() {
+            return 1;
+        }
+        let allowed = self.limits().max_spans_per_span_set;
+        allowed.map_or(SPANS_A_SET, |most| most.clamp(1, SPANS_A_SET))
     }
 
     /// Counts spans in the window by their start, in steps of so many seconds: root spans, or those that match a query. The
@@ -333,6 +352,7 @@ impl Client {
             query: Some(NO_QUERY.to_owned()),
             limit: MORE_THAN_ALLOWED,
             urgency: Urgency::Background,
+            spans: None,
         };
         match self.search(&search).await {
             Ok(answer) => Failure::of_answer(
@@ -362,14 +382,19 @@ impl Client {
             .filter(|version| !version.is_empty()))
     }
 
-    fn url(&self, path: &str) -> Url {
+    pub(super) fn url(&self, path: &str) -> Url {
         let mut url = self.source.url.clone();
         let base = url.path().trim_end_matches('/').to_owned();
         url.set_path(&format!("{base}/{path}"));
         url
     }
 
-    async fn get(&self, url: Url, accept: &'static str, urgency: Urgency) -> Result<Body, Failure> {
+    pub(super) async fn get(
+        &self,
+        url: Url,
+        accept: &'static str,
+        urgency: Urgency,
+    ) -> Result<Body, Failure> {
         let _place = self.gate.enter(urgency).await;
         let sent = Instant::now();
         match self.send(url, accept, sent).await {
@@ -480,14 +505,14 @@ impl Client {
     }
 
     /// An answer that is not what it should be, and may be next time.
-    fn broken(&self, body: &Body, message: String) -> Failure {
+    pub(super) fn broken(&self, body: &Body, message: String) -> Failure {
         Failure {
             elapsed: body.elapsed,
             ..Failure::of_answer(Class::Passing, body.status, self.scrub(&message))
         }
     }
 
-    fn strange(&self, body: &Body) -> Failure {
+    pub(super) fn strange(&self, body: &Body) -> Failure {
         let said = self.scrub(&shorten(&String::from_utf8_lossy(&body.bytes), false));
         let kind = self.scrub(&body.content_type);
         self.broken(

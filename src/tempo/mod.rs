@@ -1,8 +1,9 @@
 //! Talking to Grafana Tempo: one request in, one typed answer or one classified failure out.
 //!
-//! [`client`] speaks HTTP, [`wire`] knows the formats, [`limits`] what a server allows, [`gate`] how often it may be
+//! [`client`] speaks HTTP (`by_id` the look-ups), [`wire`] knows the formats, [`limits`] what a server allows, [`gate`] how often it may be
 //! asked, [`error`] what each failure means. What to do about an answer is decided in [`crate::harvest`].
 
+mod by_id;
 pub mod client;
 pub mod error;
 pub mod gate;
@@ -10,6 +11,7 @@ pub mod limits;
 pub mod setup;
 pub mod wire;
 
+pub use by_id::TraceAnswer;
 pub use client::{Answer, Client, Count, CountAnswer, Search};
 pub use error::{Class, Failure};
 pub use gate::Urgency;

@@ -244,10 +244,14 @@ fn selections() {
     insta::assert_snapshot!(refused_with("[poll]\n[select]\nquery = '{ name = \"a }'\n"), @r#"shop.toml:5:9: `query` in [select] has a string without its closing `"`; close it"#);
     insta::assert_snapshot!(refused_with("[poll]\n[select]\nquery = '{} with (most_recent=true)'\n"), @"shop.toml:5:9: `query` in [select] has hints (`with (…)`): tempo-harvest sets its own; remove them");
     insta::assert_snapshot!(refused_with("[poll]\n[select]\nquery = '{} | rate()'\n"), @"shop.toml:5:9: `query` in [select] is a metrics query (`rate()`): search answers with traces, not with series; remove it and the `|` before it");
-    insta::assert_snapshot!(refused_with("[poll]\n[select]\ndetail = \"spans\"\nattributes = [\"span.a\", \"http.method\"]\n"), @r#"
-        shop.toml:5:10: `detail` in [select] is `spans`, which is not yet available in this version; use `services`
-        shop.toml:6:1: `attributes` in [select] needs `detail = "spans"`, which is not yet available in this version; remove it
-        shop.toml:6:25: `attributes[1]` in [select] has no scope: `http.method`; begin it with `span.`, `resource.`, `event.`, `link.` or `instrumentation.`
+    insta::assert_snapshot!(refused_with("[poll]\n[select]\nattributes = [\"span.a\", \"http.method\"]\n"), @r#"
+        shop.toml:5:1: `attributes` in [select] needs `detail = "spans"`: only spans are stored with attributes; set `detail = "spans"`, or remove it
+        shop.toml:5:25: `attributes[1]` in [select] has no scope: `http.method`; begin it with `span.` or `resource.`
+        "#);
+    insta::assert_snapshot!(refused_with("[poll]\n[select]\ndetail = \"spans\"\nattributes = [\"span.a\", 'span.\"a\"', \"resource.a\", \"link.b\"]\n"), @r#"
+        shop.toml:6:25: `attributes[1]` in [select] names `span."a"` again, after `attributes[0]`; remove it
+        shop.toml:6:37: `attributes[2]` in [select] cannot be had together with `span.a`: Tempo's answers name both alike: `resource.a`; keep one of them
+        shop.toml:6:51: `attributes[3]` in [select] is of the scope `link`, which is not collected: `link.b`; remove it: attributes of spans (`span.`) and of what sent them (`resource.`) can be stored
         "#);
     insta::assert_snapshot!(refused_with("[poll]\n[select]\ndetail = \"span\"\n"), @"shop.toml:5:10: `detail` in [select] must be `trace`, `services` or `spans`, not `span`; did you mean `spans`?");
 }

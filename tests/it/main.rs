@@ -21,6 +21,7 @@ mod repair;
 mod retention;
 mod secrets;
 mod simulator;
+mod spans;
 mod splitting;
 #[path = "../support/mod.rs"]
 mod support;

@@ -101,6 +101,12 @@ impl Job {
         self
     }
 
+    /// Every span, with these attributes: TOML strings with their quotes, separated by commas.
+    pub fn spans(mut self, attributes: &str) -> Self {
+        self.select += &format!("detail = \"spans\"\nattributes = [{attributes}]\n");
+        self
+    }
+
     pub fn query(mut self, query: &str) -> Self {
         self.select += &format!("query = '{query}'\n");
         self
@@ -473,6 +479,15 @@ impl Scene {
             assert!(tokio::time::Instant::now() < deadline, "never: {sql}");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
+    }
+
+    /// Every row of a table, as text.
+    pub async fn dump_of(&self, table: &str) -> Vec<String> {
+        let sql = format!("SELECT t::text FROM {table} t ORDER BY 1");
+        query_scalar(AssertSqlSafe(sql))
+            .fetch_all(&self.pool)
+            .await
+            .unwrap()
     }
 
     /// Every row of every table of the program and its queue, as text.

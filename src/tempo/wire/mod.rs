@@ -14,6 +14,11 @@ use crate::plan::density::{Histogram, Step};
 
 mod lean;
 pub mod messages;
+mod reader;
+pub mod spans;
+
+use reader::Malformed;
+use spans::TraceSpans;
 
 /// What Tempo says instead of a root's service while the root span has not arrived.
 const ROOT_NOT_RECEIVED: &str = "<root span not yet received>";
@@ -95,10 +100,12 @@ impl TraceSummary {
 }
 
 /// A decoded search answer.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct SearchBody {
     /// The traces, in Tempo's order.
     pub traces: Vec<TraceSummary>,
+    /// The spans of each, if they were asked for.
+    pub spans: Option<Vec<TraceSpans>>,
     /// Bytes Tempo read.
     pub inspected_bytes: u64,
     /// Parts of the search that were done; fewer than `total_jobs` shows an early stop.
@@ -120,6 +127,9 @@ pub enum DecodeError {
     /// Not the protobuf message, or cut off.
     #[error("not a whole protobuf search answer ({0})")]
     Protobuf(#[from] prost::DecodeError),
+    /// Not the protobuf message, or cut off.
+    #[error("not the protobuf message expected, or cut off")]
+    Malformed,
     /// Not the JSON document, or cut off.
     #[error("not the JSON expected ({0})")]
     Json(#[from] serde_json::Error),
@@ -129,6 +139,15 @@ pub enum DecodeError {
     /// A trace ID that is none.
     #[error("`{0}` is not a trace ID")]
     TraceId(String),
+    /// A span ID that is none.
+    #[error("`{0}` is not a span ID")]
+    SpanId(String),
+}
+
+impl From<Malformed> for DecodeError {
+    fn from(_: Malformed) -> Self {
+        Self::Malformed
+    }
 }
 
 /// A trace ID as Tempo prints it: hex without leading zeros.
@@ -170,6 +189,7 @@ pub fn decode_search(format: Format, body: Bytes) -> Result<SearchBody, DecodeEr
             });
             Ok(SearchBody {
                 traces: traces.collect::<Result<_, DecodeError>>()?,
+                spans: None,
                 inspected_bytes: metrics.inspected_bytes,
                 completed_jobs: metrics.completed_jobs,
                 total_jobs: metrics.total_jobs,
@@ -201,6 +221,7 @@ pub fn decode_search(format: Format, body: Bytes) -> Result<SearchBody, DecodeEr
             });
             Ok(SearchBody {
                 traces: traces.collect::<Result<_, DecodeError>>()?,
+                spans: None,
                 inspected_bytes: metrics.inspected_bytes,
                 completed_jobs: metrics.completed_jobs,
                 total_jobs: metrics.total_jobs,
