@@ -102,6 +102,7 @@ fn worked_examples_are_right() {
         jobs/live.toml: ok: `live` (disabled): every trace from `prod` into dataset `shop`, detail trace; poll every 15s, 35s behind now
         jobs/local.toml: ok: `local`: every trace from `localhost:3200` into dataset `local`, detail trace; backfill of the last 1d in windows of 1h, newest first
         jobs/sources.toml: ok: sources grafana-cloud, prod, staging, tenant-payments, tenant-search
+        jobs/spans.toml: ok: `spans` (disabled): every trace from `prod` into dataset `spans`, detail spans; with the attributes `resource.k8s.namespace.name`, `span.http.status_code`; backfill of the last 1d in windows of 10m, newest first, at `0 30 1 * * *` UTC; kept for 30d
         jobs/tenant-payments.toml: ok: `tenant-payments` (disabled): every trace from `tenant-payments` into dataset `tenant-payments`, detail trace; backfill of the last 1d in windows of 1h, newest first; poll every 30s, 35s behind now
         jobs/tenant-search.toml: ok: `tenant-search` (disabled): every trace from `tenant-search` into dataset `tenant-search`, detail trace; backfill of the last 1d in windows of 1h, newest first; poll every 30s, 35s behind now
         "#);

@@ -406,7 +406,7 @@ async fn what_is_too_large_is_cut_and_in_the_end_looked_up() {
         })
         .collect();
     let mut config = of_traces(traces);
-    config.limits.max_response_bytes = 20_000;
+    config.limits.max_response_bytes = 100_000;
     let scene = Scene::new(config).await;
     let said = scene.run(&job(1).spans("")).await.expect(0);
     assert!(said.stdout.contains(" 0 retries"), "{}", said.stdout);
