@@ -7,7 +7,9 @@ use std::cmp::Ordering;
 
 use super::{Comparison, Condition, Field, Literal, Operator, Query, Spansets, Stage};
 use crate::simulator::params::{span_id_in_search, trace_id_in_search};
-use crate::simulator::span::{AttributeScope, AttributeValue, Span, SpanKind, SpanStatus};
+use crate::simulator::span::{
+    Attribute, AttributeScope, AttributeValue, Span, SpanKind, SpanStatus,
+};
 use crate::tempo::wire::messages::{AnyValue, KeyValue, any_value};
 
 /// What a query can ask of a trace as a whole.
@@ -325,6 +327,28 @@ fn attribute<'span>(span: &'span Span, scope: AttributeScope, key: &str) -> Opti
     })
 }
 
+/// The value of an attribute that was sent as a number with a fraction, whether it has one or not.
+fn fraction(field: &Field, span: &Span) -> Option<f64> {
+    let is_meant = |attribute: &Attribute| {
+        let key = attribute.key.as_ref();
+        match field {
+            Field::Resource(name) => attribute.scope == AttributeScope::Resource && key == name,
+            Field::Span(name) => attribute.scope == AttributeScope::Span && key == name,
+            Field::Either(name) => key == name,
+            _ => false,
+        }
+    };
+    match span
+        .attributes
+        .iter()
+        .find(|attribute| is_meant(attribute))?
+        .value
+    {
+        AttributeValue::Float(number) => Some(number),
+        _ => None,
+    }
+}
+
 /// A field's value as an answer carries it.
 pub(in crate::simulator) fn answer_value(
     field: &Field,
@@ -332,6 +356,10 @@ pub(in crate::simulator) fn answer_value(
     spans: &[Span],
     span: &Span,
 ) -> Option<AnyValue> {
+    if let Some(number) = fraction(field, span) {
+        let value = Some(any_value::Value::Double(number));
+        return Some(AnyValue { value });
+    }
     let value = match value(field, trace, spans, span)? {
         Value::Number(number) if number.fract() == 0.0 => any_value::Value::Int(number as i64),
         Value::Number(number) => any_value::Value::Double(number),

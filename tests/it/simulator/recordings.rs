@@ -9,10 +9,12 @@ use std::path::PathBuf;
 use prost::Message as _;
 use serde_json::Value;
 use tempo_harvest::simulator::{
-    ClockSetting, Config, Population, Simulator, Span, SpanKind, SpanStatus, Text, TraceFragment,
-    Version,
+    Attribute, AttributeScope, AttributeValue, ClockSetting, Config, Population, Simulator, Span,
+    SpanKind, SpanStatus, Text, TraceFragment, Version,
 };
+use tempo_harvest::tempo::wire::Format;
 use tempo_harvest::tempo::wire::messages::{SearchResponse, TraceByIdResponse};
+use tempo_harvest::tempo::wire::spans::{self, Wanted};
 
 use super::at;
 use super::http::{self, Reply};
@@ -497,5 +499,160 @@ fn with_the_same_spans_a_look_up_by_id_is_equal() {
             services
         };
         assert_eq!(services(&reply.body), services(&recording.body));
+    }
+}
+
+/// The traces of `spans.jsonl`: of each span trace, ID, parent, service, name, kind, status, start, duration, attributes.
+fn whole_spans() -> Vec<TraceFragment> {
+    let kinds = [
+        SpanKind::Unspecified,
+        SpanKind::Internal,
+        SpanKind::Server,
+        SpanKind::Client,
+        SpanKind::Producer,
+        SpanKind::Consumer,
+    ];
+    let statuses = [SpanStatus::Unset, SpanStatus::Ok, SpanStatus::Error];
+    let text = std::fs::read_to_string(fixture("spans.jsonl")).unwrap();
+    let fragment = |line: &str| {
+        let row: Value = serde_json::from_str(line).unwrap();
+        let id = |place: usize| u128::from_str_radix(row[place].as_str().unwrap_or("0"), 16);
+        let short = |place: usize| (id(place).unwrap() as u64).to_be_bytes();
+        let start_ns = row[7].as_u64().unwrap();
+        let mut http_status_code = None;
+        let mut attributes = Vec::new();
+        for (name, value) in row[9].as_object().unwrap() {
+            if name == "span.http.status_code" {
+                http_status_code = value.as_i64();
+                continue;
+            }
+            let (scope, key) = name.split_once('.').unwrap();
+            attributes.push(Attribute {
+                scope: match scope {
+                    "span" => AttributeScope::Span,
+                    _ => AttributeScope::Resource,
+                },
+                key: key.into(),
+                value: match value {
+                    Value::Bool(value) => AttributeValue::Bool(*value),
+                    Value::Number(number) => AttributeValue::Float(number.as_f64().unwrap()),
+                    other => AttributeValue::Text(other.as_str().unwrap().into()),
+                },
+            });
+        }
+        let span = Span {
+            span_id: short(1),
+            parent_id: short(2),
+            service: row[3].as_str().map(Text::from),
+            name: row[4].as_str().unwrap().into(),
+            kind: kinds[row[5].as_u64().unwrap() as usize],
+            status: statuses[row[6].as_u64().unwrap() as usize],
+            start_ns,
+            end_ns: start_ns + row[8].as_u64().unwrap(),
+            http_status_code,
+            attributes,
+        };
+        TraceFragment::new(id(0).unwrap().to_be_bytes(), vec![span])
+    };
+    let joined = Population::from_traces(text.lines().map(fragment).collect());
+    joined.fragments().collect()
+}
+
+const WANTED: [&str; 5] = [
+    "resource.k8s.namespace.name",
+    "span.cached",
+    "span.http.status_code",
+    "span.ratio",
+    "span.user id",
+];
+
+/// A span without what its name says already, in words.
+fn told(trace_id: [u8; 16], span: &spans::Span) -> String {
+    let attributes: Value = span
+        .attributes
+        .as_deref()
+        .map_or(Value::Null, |text| serde_json::from_str(text).unwrap());
+    format!(
+        "{trace_id:02x?} {:02x?} {:02x?} {:?} {:?} {} {} {} {} {attributes}",
+        span.span_id,
+        span.parent_span_id,
+        span.service,
+        span.name,
+        span.kind.name(),
+        span.status.name(),
+        span.start_ns,
+        span.duration_ns
+    )
+}
+
+fn told_of_all(found: &[spans::TraceSpans]) -> Vec<String> {
+    assert!(found.iter().all(|trace| !trace.cut));
+    let mut told: Vec<String> = found
+        .iter()
+        .flat_map(|trace| trace.spans.iter().map(|span| told(trace.trace_id, span)))
+        .collect();
+    told.sort();
+    told
+}
+
+fn format_of(content_type: &str) -> Format {
+    Format::of(content_type).unwrap()
+}
+
+#[test]
+fn spans_are_read_as_they_were_sent_and_as_the_simulator_tells_them() {
+    let wanted = Wanted::new(WANTED);
+    let sent = whole_spans();
+    for (version, folder) in VERSIONS {
+        let simulator = simulator(version, Population::from_traces(sent.clone()));
+        let mut first: Option<Vec<String>> = None;
+        for form in ["protobuf", "json"] {
+            let recording = Recording::load(folder, &format!("search-by-span-{form}"));
+            let read = |content_type: &str, body: &[u8]| {
+                let answer = spans::decode_spans(format_of(content_type), body, &wanted).unwrap();
+                assert_eq!(answer.traces.len(), sent.len());
+                told_of_all(&answer.spans.unwrap())
+            };
+            let recorded = read(&recording.content_type, &recording.body);
+            let spans: usize = sent.iter().map(|trace| trace.spans.len()).sum();
+            assert_eq!(recorded.len(), spans);
+            let reply = recording.replay(&simulator);
+            assert_eq!(read(reply.content_type(), &reply.body), recorded);
+            assert_eq!(*first.get_or_insert(recorded.clone()), recorded);
+
+            // What a look-up tells is the same.
+            let recording = Recording::load(folder, &format!("trace-spans-{form}"));
+            let id = recording.path.rsplit('/').next().unwrap();
+            let id = u128::from_str_radix(id, 16).unwrap().to_be_bytes();
+            let read = |content_type: &str, body: &[u8]| {
+                let format = format_of(content_type);
+                let trace = spans::decode_trace(format, body, id, &wanted).unwrap();
+                assert_eq!(trace.partial, Some(false));
+                told_of_all(&[trace])
+            };
+            let looked_up = read(&recording.content_type, &recording.body);
+            assert!(looked_up.len() > 10);
+            assert!(looked_up.iter().all(|span| recorded.contains(span)));
+            let reply = recording.replay(&simulator);
+            assert_eq!(read(reply.content_type(), &reply.body), looked_up);
+
+            // Traces of many spans are those that have many in one place: one of two lay in two fragments when it was asked.
+            let recording = Recording::load(folder, &format!("search-many-spans-{form}"));
+            let ids = |content_type: &str, body: &[u8]| -> Vec<String> {
+                let traces = seen(content_type, body).into_iter();
+                traces.map(|trace| trace.trace_id).collect()
+            };
+            let recorded = ids(&recording.content_type, &recording.body);
+            let reply = recording.replay(&simulator);
+            let replayed = ids(reply.content_type(), &reply.body);
+            assert_eq!((recorded.len(), replayed.len()), (1, 2));
+            assert!(replayed.contains(&recorded[0]));
+        }
+        // Neither format is read when it is cut off.
+        let recording = Recording::load(folder, "search-by-span-protobuf");
+        for length in [0, 1, recording.body.len() / 2, recording.body.len() - 1] {
+            let cut = &recording.body[..length];
+            assert!(spans::decode_spans(Format::Protobuf, cut, &wanted).is_err());
+        }
     }
 }
