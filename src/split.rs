@@ -58,8 +58,9 @@ pub struct OverLimit<'a> {
 pub fn over_limit(over: &OverLimit<'_>) -> Decision {
     if over.limit < over.ceiling {
         let wanted = match over.density {
-            // Twice the estimate, as for a first request; an estimate below what was seen is no estimate.
-            Density::Counted(histogram) => histogram.count_in(over.window).saturating_mul(2),
+            // As for a first request: a little more than twice the count, which leaves room for what a count does not see. An
+            // estimate below what was seen is no estimate.
+            Density::Counted(histogram) => histogram.count_in(over.window).saturating_mul(9) / 4,
             Density::PerSecond(rate) => (rate * over.window.seconds() as f64 * 2.0) as u64,
             Density::Unknown => u64::from(over.limit) * 4,
         };
@@ -286,7 +287,7 @@ mod tests {
                 }],
             }),
         });
-        assert_eq!(decision, Decision::AskAgain { limit: 80_000 });
+        assert_eq!(decision, Decision::AskAgain { limit: 90_000 });
     }
 
     #[test]
