@@ -72,7 +72,7 @@ fn usual_bytes_per_trace(detail: &str) -> f64 {
     match detail {
         "trace" => 90.0,
         "spans" => 1_500.0,
-        _ => 320.0,
+        _ => 210.0,
     }
 }
 
