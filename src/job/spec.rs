@@ -138,6 +138,7 @@ pub struct BackfillSpec {
     pub to: Option<DatetimeText>,
     /// The longest window: whole seconds, 1s to 7d. Without it, hours that hold little are fetched together, up to a day,
     /// where Tempo counts. Windows that hold too much for one answer are cut in any case.
+    #[schemars(extend("examples" = ["1h"]))]
     pub window: Option<DurationText>,
     /// How far behind now the range of `last` ends: nothing younger can be sealed. Whole seconds.
     #[schemars(extend("default" = duration::format(DEFAULT_BACKFILL_SETTLE)))]
