@@ -62,7 +62,8 @@ pub fn over_limit(over: &OverLimit<'_>) -> Decision {
             // estimate below what was seen is no estimate.
             Density::Counted(histogram) => histogram.count_in(over.window).saturating_mul(9) / 4,
             Density::PerSecond(rate) => (rate * over.window.seconds() as f64 * 2.0) as u64,
-            Density::Unknown => u64::from(over.limit) * 4,
+            // One guess, and not several small ones: each answer that is cut is thrown away.
+            Density::Unknown => u64::from(over.limit) * 10,
         };
         let wanted = wanted.max(u64::from(over.limit) * 2);
         if wanted <= u64::from(over.ceiling)

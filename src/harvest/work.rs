@@ -37,8 +37,8 @@ const CUTOFF_S: i64 = 31;
 const CLOCK_TOLERANCE_S: u64 = 600;
 /// Most steps of one count.
 const MOST_STEPS: i64 = 3_600;
-/// How far around a window its density is looked up, seconds.
-const DENSITY_REACH_S: i64 = 3_600;
+/// How far around a window its density is looked up, seconds: the neighbours may still be under way.
+const DENSITY_REACH_S: [i64; 2] = [3_600, 86_400];
 
 /// An answer that may count.
 pub(super) enum Verdict {
@@ -510,17 +510,15 @@ impl<'a> Work<'a> {
 
     /// Traces per second in the windows done nearest to this one; `None` if there are none, or none was found in them.
     async fn density_near(&self) -> Option<f64> {
-        let near = async {
-            let mut conn = self.harvester.pool.acquire().await?;
-            windows::density_near(
-                &mut conn,
-                &self.claimed.dataset,
-                self.claimed.window,
-                DENSITY_REACH_S,
-            )
-            .await
-        };
-        near.await.ok().flatten().filter(|&rate| rate > 0.0)
+        let (dataset, window) = (&self.claimed.dataset, self.claimed.window);
+        let mut conn = self.harvester.pool.acquire().await.ok()?;
+        for reach_s in DENSITY_REACH_S {
+            let near = windows::density_near(&mut conn, dataset, window, reach_s).await;
+            if let Some(rate) = near.ok()?.filter(|&rate| rate > 0.0) {
+                return Some(rate);
+            }
+        }
+        None
     }
 
     /// The server's own count of root spans in the window, which is known to hold traces; `None` if it cannot be had.

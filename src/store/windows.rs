@@ -162,7 +162,7 @@ pub async fn fail_run(
     .rows_affected())
 }
 
-/// Traces per second in the windows done nearest to this one, within `reach_s` seconds; `None` if there are none.
+/// Traces per second in the few windows done nearest to this one, within `reach_s` seconds; `None` if there are none.
 ///
 /// # Errors
 /// If the database refuses.
@@ -175,9 +175,11 @@ pub async fn density_near(
     let around = Window::new(window.start() - reach_s, window.end() + reach_s).unwrap_or(window);
     sqlx::query_scalar!(
         "SELECT sum(returned)::float8 / nullif(sum(extract(epoch FROM upper(span) - lower(span)))::float8, 0)
-         FROM harvest.windows WHERE dataset = $1 AND span && $2 AND state = 'done'",
+         FROM (SELECT returned, span FROM harvest.windows WHERE dataset = $1 AND span && $2 AND state = 'done'
+               ORDER BY abs(extract(epoch FROM lower(span) - lower($3::tstzrange))) LIMIT 4) nearest",
         dataset,
-        range(around)
+        range(around),
+        range(window)
     )
     .fetch_one(conn)
     .await

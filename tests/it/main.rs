@@ -9,6 +9,7 @@ mod control;
 mod crash;
 mod datasets;
 mod db;
+mod density;
 mod documentation;
 mod faults;
 mod fragments;
