@@ -37,6 +37,8 @@ const FILL_QUERYLESS: f64 = 4.0 / 9.0;
 const ANSWER_BYTES: f64 = 10.0 * 1_048_576.0;
 /// Smallest range worth a question of its own, seconds.
 const WORTH_COUNTING_S: i64 = 300;
+/// Windows that are to be no longer than this, seconds, are not sized by counts.
+const SHORT_WINDOW_S: i64 = 60;
 /// Tempo's default: what one count may span, seconds.
 const METRICS_MAX_DURATION_S: i64 = 86_400;
 /// Tempo gives at most 10,000 steps; this leaves room for the edges.
@@ -121,7 +123,9 @@ impl Survey {
 impl Surveyor<'_> {
     /// Has the open stretches counted; `None` if the server would not, or nothing is worth it. Takes a minute at most.
     pub async fn survey(&self, open: &WindowSet, longest_s: i64) -> Option<Survey> {
-        if open.seconds() < WORTH_COUNTING_S || !self.client.may_count() {
+        // Windows that are to be this short are seldom full, and would have to be counted one by one.
+        let short = longest_s <= SHORT_WINDOW_S;
+        if short || open.seconds() < WORTH_COUNTING_S || !self.client.may_count() {
             return None;
         }
         let surveyed = tokio::time::timeout(PATIENCE, self.ask(open, longest_s)).await;
