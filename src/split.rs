@@ -27,6 +27,16 @@ pub enum Density {
     Unknown,
 }
 
+impl Density {
+    /// Traces counted that start in a window; `None` unless they were counted.
+    pub fn of(&self, window: Window) -> Option<u64> {
+        match self {
+            Self::Counted(histogram) => Some(histogram.count_in(window)),
+            Self::PerSecond(_) | Self::Unknown => None,
+        }
+    }
+}
+
 /// What to do next about a window that was over the limit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Decision {

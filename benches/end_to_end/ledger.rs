@@ -66,7 +66,7 @@ impl Ledger {
         let row = sqlx::query(
             "SELECT traces, spans, requests, thrown_away, bytes
              FROM (SELECT count(*) AS traces, sum(span_count) AS spans FROM harvest.traces) stored,
-                  (SELECT count(*) AS requests, count(*) FILTER (WHERE outcome <> 'complete') AS thrown_away,
+                  (SELECT count(*) AS requests, count(*) FILTER (WHERE outcome NOT IN ('complete', 'limit')) AS thrown_away,
                           coalesce(sum(bytes), 0)::bigint AS bytes FROM harvest.fetches) asked",
         )
         .fetch_one(&mut self.connect().await)

@@ -164,6 +164,19 @@ impl<'a> Work<'a> {
         let mut queryless =
             self.may_be_queryless() && window.end() <= Utc::now().timestamp() - QUERYLESS_AGE_S;
         let mut density = None;
+        if queryless && self.claimed.expected.is_none() {
+            // Such an answer could not be vouched for without a count: it is no use to ask for one before there is one.
+            match self.count().await.map(Density::Counted) {
+                Some(counted) => {
+                    if let Some(pieces) = split::over_full(window, self.ceiling(), &counted) {
+                        return Outcome::Split(pieces, 0);
+                    }
+                    limit = self.first_limit(counted.of(window));
+                    density = Some(counted);
+                }
+                None => queryless = false,
+            }
+        }
         loop {
             let query = if queryless {
                 None
@@ -194,7 +207,7 @@ impl<'a> Work<'a> {
                 Ok(Verdict::Whole(found)) => {
                     if queryless
                         && let Found::Summaries(traces) = &found
-                        && !self.is_vouched_for(traces, limit, &mut density).await
+                        && !self.is_vouched_for(traces, limit, density.as_ref())
                     {
                         queryless = false;
                         continue;
@@ -220,10 +233,7 @@ impl<'a> Work<'a> {
                         Decision::AskAgain { limit: more } => limit = more,
                         Decision::Pieces(pieces) => return Outcome::Split(pieces, 0),
                         Decision::Bands => {
-                            let counted = match &known {
-                                Density::Counted(histogram) => Some(histogram.count_in(window)),
-                                _ => None,
-                            };
+                            let counted = known.of(window);
                             return bands::harvest(self, sample, counted).await;
                         }
                     }
@@ -466,11 +476,11 @@ impl<'a> Work<'a> {
     /// Whether an answer to a search without a query is everything. Young blocks (and old traces may stand in young
     /// blocks) stop at the limit before they merge fragments, so such an answer can be cut below its limit: it has to
     /// stay well below that, and to bring at least as many rooted traces as the server counts.
-    async fn is_vouched_for(
-        &mut self,
+    fn is_vouched_for(
+        &self,
         found: &[TraceSummary],
         limit: u32,
-        density: &mut Option<Density>,
+        density: Option<&Density>,
     ) -> bool {
         if found.is_empty() {
             return true;
@@ -479,16 +489,9 @@ impl<'a> Work<'a> {
             return false;
         }
         let window = self.claimed.window;
-        let counted = match self.claimed.expected {
-            Some(counted) => counted,
-            None => match self.count().await {
-                Some(histogram) => {
-                    let counted = histogram.count_in(window);
-                    *density = Some(Density::Counted(histogram));
-                    counted
-                }
-                None => return false,
-            },
+        let known = density.as_ref().and_then(|density| density.of(window));
+        let Some(counted) = self.claimed.expected.or(known) else {
+            return false;
         };
         let seconds = window.start() * 1_000_000_000..window.end() * 1_000_000_000;
         let rooted = found
