@@ -162,7 +162,8 @@ pub async fn fail_run(
     .rows_affected())
 }
 
-/// Traces per second in the few windows done nearest to this one, within `reach_s` seconds; `None` if there are none.
+/// Traces per second in the few windows done nearest to this one, within `reach_s` seconds; `None` if there are none, or they
+/// are so much shorter than it that they say nothing about it: the seconds of a burst would have a quiet hour cut to pieces.
 ///
 /// # Errors
 /// If the database refuses.
@@ -174,7 +175,8 @@ pub async fn density_near(
 ) -> sqlx::Result<Option<f64>> {
     let around = Window::new(window.start() - reach_s, window.end() + reach_s).unwrap_or(window);
     sqlx::query_scalar!(
-        "SELECT sum(returned)::float8 / nullif(sum(extract(epoch FROM upper(span) - lower(span)))::float8, 0)
+        "SELECT CASE WHEN sum(upper(span) - lower(span)) * 8 >= upper($3::tstzrange) - lower($3::tstzrange)
+                     THEN sum(returned)::float8 / sum(extract(epoch FROM upper(span) - lower(span)))::float8 END
          FROM (SELECT returned, span FROM harvest.windows WHERE dataset = $1 AND span && $2 AND state = 'done'
                ORDER BY abs(extract(epoch FROM lower(span) - lower($3::tstzrange))) LIMIT 4) nearest",
         dataset,
