@@ -166,14 +166,17 @@ impl<'a> Work<'a> {
         let mut density = None;
         if queryless && self.claimed.expected.is_none() {
             // Such an answer could not be vouched for without a count: it is no use to ask for one before there is one.
-            match self.count().await.map(Density::Counted) {
-                Some(counted) => {
+            match self.count().await {
+                Some(Some(histogram)) => {
+                    let counted = Density::Counted(histogram);
                     if let Some(pieces) = split::over_full(window, self.ceiling(), &counted) {
                         return Outcome::Split(pieces, 0);
                     }
                     limit = self.first_limit(counted.of(window));
                     density = Some(counted);
                 }
+                // Where nothing is, no series come either: then such an answer is empty.
+                Some(None) => {}
                 None => queryless = false,
             }
         }
@@ -491,6 +494,7 @@ impl<'a> Work<'a> {
         let window = self.claimed.window;
         let known = density.as_ref().and_then(|density| density.of(window));
         let Some(counted) = self.claimed.expected.or(known) else {
+            self.client().cannot_count();
             return false;
         };
         let seconds = window.start() * 1_000_000_000..window.end() * 1_000_000_000;
@@ -503,8 +507,10 @@ impl<'a> Work<'a> {
     }
 
     async fn density(&mut self) -> Density {
-        if let Some(histogram) = self.count().await {
-            return Density::Counted(histogram);
+        match self.count().await {
+            Some(Some(histogram)) => return Density::Counted(histogram),
+            Some(None) => self.client().cannot_count(),
+            None => {}
         }
         self.density_near()
             .await
@@ -524,8 +530,8 @@ impl<'a> Work<'a> {
         None
     }
 
-    /// The server's own count of root spans in the window, which is known to hold traces; `None` if it cannot be had.
-    async fn count(&mut self) -> Option<Histogram> {
+    /// The server's own count of root spans in the window: no series, or a histogram; `None` if it cannot be had.
+    async fn count(&mut self) -> Option<Option<Histogram>> {
         let window = self.claimed.window;
         if !self.client().may_count() {
             return None;
@@ -549,12 +555,7 @@ impl<'a> Work<'a> {
             urgency: self.urgency(),
         };
         match self.log().count(&count).await {
-            Ok(histogram) => {
-                if histogram.is_none() {
-                    self.client().cannot_count();
-                }
-                histogram
-            }
+            Ok(histogram) => Some(histogram),
             Err(Failure {
                 class: Class::Limit(learned),
                 ..

@@ -129,6 +129,9 @@ impl Pace for Alone {
 #[derive(Debug)]
 pub struct Gate {
     pace: Arc<dyn Pace>,
+    /// Requests of this process in the background queue here, first come, first served: a place is not asked for by more than
+    /// there can be.
+    turns: Arc<Semaphore>,
     /// An answer that takes longer is slow.
     slow: Duration,
     state: Mutex<State>,
@@ -151,6 +154,7 @@ impl Gate {
         let now = Instant::now();
         Self {
             pace,
+            turns: Arc::new(Semaphore::new(limits.concurrency.max(1))),
             slow: limits.timeout / 3,
             state: Mutex::new(State {
                 held_until: now,
@@ -163,10 +167,15 @@ impl Gate {
 
     /// Waits for a place and for the moment a request may begin. The place is held until the permit is dropped.
     pub async fn enter(&self, urgency: Urgency) -> Permit {
+        let turn = match urgency {
+            // Never closed, so this is always a turn.
+            Urgency::Background => Arc::clone(&self.turns).acquire_owned().await.ok(),
+            Urgency::Live => None,
+        };
         loop {
             let until = self.lock().held_until;
             if until <= Instant::now() {
-                return self.pace.enter(urgency).await;
+                return Permit::new((self.pace.enter(urgency).await, turn));
             }
             sleep_until(until).await;
         }

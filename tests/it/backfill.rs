@@ -157,7 +157,8 @@ async fn a_server_that_does_not_count_serves_as_well() {
         let counts = scene
             .number("SELECT count(*) FROM harvest.fetches WHERE kind = 'count'")
             .await;
-        assert!(counts <= 6, "asked {counts} times to count");
+        // Once to plan, and by whoever begins before it is known that it does not count.
+        assert!(counts <= 12, "asked {counts} times to count");
     }
 }
 
