@@ -37,7 +37,7 @@ async fn killed_three_times_it_completes_and_asks_for_nothing_again_that_was_don
         scene.control.forget_requests();
         let running = scene.start(&["run", &file]);
         // Held in the middle, so that the kill finds windows in hand, and finds the run unfinished.
-        scene.answers(4).await;
+        scene.answers(8).await;
         let held = scene.control.hold("/api/search");
         scene.held(1).await;
         running.signal(Signal::KILL);
