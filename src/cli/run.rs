@@ -18,7 +18,7 @@ use crate::{
     control,
     plan::Plan,
     store::{
-        self, Holder, Look, datasets,
+        self, Holder, Look, datasets, retention,
         runs::{self, Progress},
         windows,
     },
@@ -312,10 +312,17 @@ async fn report(
     let mut conn = database.pool.acquire().await?;
     let in_flight = windows::in_flight(&mut conn, &target.job.dataset, Look::Sealed).await?;
     let covered = datasets::covered(&mut conn, &target.job.dataset, Look::Sealed).await?;
+    // While it ran the border has moved on, and what lies behind it may have been deleted.
+    let (job, now) = (&target.job, Utc::now());
+    let kept_s = submit::retention_s(job);
+    let kept = retention::preview(&mut conn, &job.dataset, &job.name, kept_s, now).await?;
+    let border = kept.kept.from(now).unwrap_or(i64::MIN / 4);
+    let beyond = WindowSet::from_iter(Window::new(i64::MIN / 4, border));
     let gaps = WindowSet::from(target.requested)
         .minus(&covered)
         .minus(&plan.too_young)
-        .minus(&plan.beyond_retention);
+        .minus(&plan.beyond_retention)
+        .minus(&beyond);
     let outcome = if gaps.is_empty() {
         if !plan.windows.is_empty() || !plan.in_flight.is_empty() {
             "complete"
