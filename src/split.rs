@@ -13,6 +13,8 @@ use crate::{
 const FILL_COUNTED: f64 = 0.8;
 /// The same when their number is only estimated.
 const FILL_ESTIMATED: f64 = 0.6;
+/// A band may hold this much more than it was to hold, for its border to stand at a whole millisecond.
+const TOO_MUCH: f64 = 1.05;
 /// Into how many pieces a window is cut when nothing is known but that it is too full.
 const BLIND_PIECES: i64 = 4;
 
@@ -113,6 +115,12 @@ pub fn too_long(window: Window, most_s: i64) -> Vec<Piece> {
     cut_evenly(window, (window.seconds() + most_s - 1) / most_s)
 }
 
+/// Cuts a window that holds so many traces into pieces of equal length, as few as are likely to do.
+pub fn counted_evenly(window: Window, expected: u64, ceiling: u64) -> Vec<Piece> {
+    let pieces = expected as f64 / (ceiling.max(1) as f64 * FILL_COUNTED);
+    cut_evenly(window, pieces.ceil() as i64)
+}
+
 /// Cuts a window into so many pieces of equal length, at least two.
 pub fn evenly(window: Window, pieces: i64) -> Vec<Piece> {
     cut_evenly(window, pieces)
@@ -130,6 +138,7 @@ fn cut_counted(window: Window, histogram: &Histogram, ceiling: u32) -> Vec<Piece
         histogram: histogram.clone(),
         counted: WindowSet::from(window),
         budget: (f64::from(ceiling) * FILL_COUNTED).max(1.0) as u64,
+        band_budget: None,
         mean_duration_s: 0.0,
         longest_s: i64::MAX,
         at_once: 1,
@@ -218,6 +227,26 @@ impl Band {
         (to_ns > self.from_ns && self.to_ns != Some(to_ns)).then_some(Self {
             from_ns: self.from_ns,
             to_ns: Some(to_ns),
+        })
+    }
+
+    /// The same, but for a sample that shows how all that is in it is spread: its border is the whole millisecond that comes
+    /// nearest to the share, and not above it by much.
+    pub fn lower_share(self, sample_ns: &[u64], keep: f64) -> Option<Self> {
+        let part = self.lower_part(sample_ns, keep)?;
+        let inside = |to: u64| {
+            let within =
+                |&&d: &&u64| d >= self.from_ns && d < to && self.to_ns.is_none_or(|end| d < end);
+            sample_ns.iter().filter(within).count() as f64
+        };
+        let wanted = keep * inside(u64::MAX);
+        let next = part.to_ns? + 1_000_000;
+        let (below, above) = (inside(next - 1_000_000), inside(next));
+        let nearer = above - wanted < wanted - below && above <= wanted * TOO_MUCH;
+        let to_ns = (nearer && self.to_ns.is_none_or(|end| next < end)).then_some(next);
+        Some(Self {
+            to_ns: to_ns.or(part.to_ns),
+            ..part
         })
     }
 

@@ -1,6 +1,7 @@
-//! One second that holds more traces than an answer may bring, fetched by duration.
+//! A window that holds more traces than an answer may bring, fetched by duration: one second, or a few of them where whole
+//! seconds would leave much of each answer empty ([`crate::plan::density`]).
 //!
-//! All bands of a second are fetched by the one worker that holds it, in ascending order: on young data a trace's
+//! All bands of a window are fetched by the one worker that holds it, in ascending order: on young data a trace's
 //! duration only grows, so a trace that changes while this goes on is met again in a later band, never missed. Each
 //! band's traces are stored as they come, under the window's lease; the window is done when the last band is in. A band
 //! of a single nanosecond that is still too full is cut by root service, then by root name; if that does not narrow it,
@@ -19,24 +20,38 @@ use crate::{
     store::{
         found::Found,
         lease::{self, Figures},
+        traces,
     },
     tempo::{Class, Failure, wire::TraceSummary},
 };
 
-/// The share of the limit that a band is meant to fill.
-pub(super) const FILL: f64 = 0.6;
+/// The share of the limit that a band is meant to fill where all that is known is what an answer brought that was cut.
+const FILL: f64 = 0.6;
+/// The same where the traces were counted, and the durations of traces near them are known; the last band takes what is
+/// left, and that is known to be the rest.
+pub(super) const FILL_COUNTED: f64 = 0.9;
+const FILL_LAST: f64 = 0.98;
+/// Of such a band that was over the limit all the same, this much of what was expected in it is asked for next.
+const KEEP_COUNTED: f64 = 0.75;
+/// Durations of stored traces that say how those of a window are spread: enough of them, the fewest that do, and how far away
+/// they may have started, seconds.
+const NEAR: i64 = 10_000;
+const FEWEST_NEAR: usize = 2_000;
+const NEAR_S: i64 = 3_600;
+/// If less than this share of what was expected is found, fewer match than were counted.
+const OVERSTATED: f64 = 0.7;
 /// Durations kept for estimates.
 const SAMPLE: usize = 50_000;
-/// A second needs no more requests than this, or something is wrong.
+/// A window needs no more requests than this, or something is wrong.
 const MOST_REQUESTS: i32 = 20_000;
 
 /// A trace's value of a field.
 type ValueOf = fn(&TraceSummary) -> Option<&Arc<str>>;
 
-/// How often a failed request is made again before the second is given back: then it begins anew, and a second of many
+/// How often a failed request is made again before the window is given back: then it begins anew, and one of many
 /// bands would never get through where some of all requests fail.
 const TRIES_IN_PLACE: u32 = 6;
-/// The second is not held for longer than this because the server asks to wait.
+/// The window is not held for longer than this because the server asks to wait.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
 /// What traces can be told apart by when their durations are equal.
@@ -45,7 +60,7 @@ const FIELDS: [(&str, ValueOf); 2] = [
     ("trace:rootName", |trace| trace.root_name.as_ref()),
 ];
 
-/// How fetching a part of the second ended.
+/// How fetching a part of the window ended.
 enum Part {
     /// It is stored.
     Stored(usize),
@@ -53,21 +68,69 @@ enum Part {
     Over(Vec<TraceSummary>),
 }
 
-/// Fetches a full second band by band. `sample` are traces of it that are known, `counted` is how many there are.
+/// Durations of traces, nanoseconds, by which a window is cut into bands.
+#[derive(Debug, Default)]
+pub(super) struct Durations {
+    ns: Vec<u64>,
+    /// Whether they are of stored traces, all that there are in some stretch near the window: not of those that an answer
+    /// happened to bring.
+    near: bool,
+}
+
+impl Durations {
+    /// Of traces that an answer brought.
+    pub(super) fn of(traces: &[TraceSummary]) -> Self {
+        let ns = durations(traces);
+        Self { ns, near: false }
+    }
+
+    /// Whether they say how the traces of the window are likely to be spread.
+    pub(super) fn is_telling(&self) -> bool {
+        self.near && self.ns.len() >= FEWEST_NEAR
+    }
+}
+
+/// Durations of what is stored near the window.
+pub(super) async fn durations_near(work: &Work<'_>) -> Durations {
+    let near = async {
+        let mut conn = work.harvester.pool.acquire().await?;
+        let claimed = work.claimed;
+        traces::durations_near(&mut conn, &claimed.dataset, claimed.window, NEAR_S, NEAR).await
+    };
+    let durations_ms = near.await.unwrap_or_else(|error: sqlx::Error| {
+        tracing::debug!(%error, "cannot look up how long traces take");
+        Vec::new()
+    });
+    let ns = durations_ms.into_iter();
+    let ns = ns.filter_map(|ms| u64::try_from(ms).ok()?.checked_mul(1_000_000));
+    Durations {
+        ns: ns.collect(),
+        near: true,
+    }
+}
+
+/// Fetches a full window band by band. `counted` is how many traces there are.
 pub(super) async fn harvest(
     work: &mut Work<'_>,
-    sample: Vec<TraceSummary>,
+    durations: Durations,
     counted: Option<u64>,
 ) -> Outcome {
-    let mut second = Second {
-        durations_ns: durations(&sample),
+    let mut full = Full {
+        counted: counted.filter(|_| durations.is_telling()).map(|n| n as f64),
+        durations_ns: if durations.near && !durations.is_telling() {
+            Vec::new()
+        } else {
+            durations.ns
+        },
         figures: Figures::default(),
+        seen: Vec::new(),
         work,
     };
-    match second.all_bands(counted).await {
+    match full.all_bands(counted).await {
         Ok(()) => Outcome::Done {
             found: Found::Summaries(Vec::new()),
-            before: second.figures,
+            before: full.figures,
+            seen: full.seen,
         },
         Err(outcome) => outcome,
     }
@@ -80,38 +143,53 @@ fn durations(traces: &[TraceSummary]) -> Vec<u64> {
         .collect()
 }
 
-struct Second<'a, 'w> {
+/// A window with more traces than an answer may bring.
+struct Full<'a, 'w> {
     work: &'a mut Work<'w>,
     durations_ns: Vec<u64>,
+    /// How many traces there are, as long as that has proved to be a guide.
+    counted: Option<f64>,
     figures: Figures,
+    /// IDs of what was stored.
+    seen: Vec<[u8; 16]>,
 }
 
-impl Second<'_, '_> {
+impl Full<'_, '_> {
     async fn all_bands(&mut self, counted: Option<u64>) -> Result<(), Outcome> {
         let limit = f64::from(self.work.ceiling());
-        // The whole second is known to be over the limit: begin with a part of it, if there is anything to judge by.
-        let mut keep = match counted {
+        // The whole window is known to be over the limit: begin with a part of it, if there is anything to judge by.
+        let mut keep = match (self.counted, counted) {
+            (Some(n), _) => 1.0 / (n / (FILL_COUNTED * limit)).ceil().max(1.0),
             _ if self.durations_ns.is_empty() => 1.0,
-            Some(n) => FILL * limit / (n.max(1) as f64),
-            None => 0.5,
+            (None, Some(n)) => FILL * limit / (n.max(1) as f64),
+            (None, None) => 0.5,
         };
         let mut rest = Some(Band::ALL);
         while let Some(remaining) = rest {
-            let mut band = if keep < 1.0 {
-                remaining
-                    .lower_part(&self.durations_ns, keep)
-                    .unwrap_or(remaining)
-            } else {
-                remaining
+            let part = match self.counted {
+                _ if keep >= 1.0 => None,
+                Some(_) => remaining.lower_share(&self.durations_ns, keep),
+                None => remaining.lower_part(&self.durations_ns, keep),
             };
+            let mut band = part.unwrap_or(remaining);
+            let mut over = 0;
             let found = loop {
                 let conditions: Vec<String> = band.traceql().into_iter().collect();
                 match self.part(&conditions).await? {
                     Part::Stored(found) => break found,
                     Part::Over(sample) => {
-                        self.durations_ns.extend(durations(&sample));
-                        self.durations_ns.truncate(SAMPLE);
-                        match band.lower_part(&self.durations_ns, 0.5) {
+                        over += 1;
+                        // Once may be chance; then what came is no fair sample of the whole.
+                        let keep = match self.counted {
+                            Some(_) if over == 1 => KEEP_COUNTED,
+                            _ => {
+                                self.counted = None;
+                                self.durations_ns.extend(durations(&sample));
+                                self.durations_ns.truncate(SAMPLE);
+                                0.5
+                            }
+                        };
+                        match band.lower_part(&self.durations_ns, keep) {
                             Some(part) => band = part,
                             None => {
                                 self.by_root(conditions, 0, sample).await?;
@@ -129,7 +207,7 @@ impl Second<'_, '_> {
         Ok(())
     }
 
-    /// Which share of what remains fits a request, judged by how many traces the last band brought.
+    /// Which share of what remains fits a request, judged by how many traces were counted, or the last band brought.
     fn share_of_rest(&self, band: Band, above: Band, found: usize, limit: f64) -> f64 {
         let inside = |of: Band| {
             let within = |&&d: &&u64| d >= of.from_ns && of.to_ns.is_none_or(|to| d < to);
@@ -141,6 +219,16 @@ impl Second<'_, '_> {
             return 1.0;
         }
         let expected = found as f64 / here * rest;
+        if let Some(counted) = self.counted {
+            let returned = self.figures.returned as f64;
+            let below = 1.0 - rest / self.durations_ns.len() as f64;
+            let left = if returned < OVERSTATED * counted * below {
+                expected / FILL_COUNTED
+            } else {
+                (counted - returned).max(0.0)
+            };
+            return 1.0 / (left / (FILL_LAST * limit)).ceil().max(1.0);
+        }
         if expected <= FILL * limit {
             1.0
         } else {
@@ -148,7 +236,7 @@ impl Second<'_, '_> {
         }
     }
 
-    /// Asks for the part of the second that meets all conditions, and stores it if that is under the limit.
+    /// Asks for the part of the window that meets all conditions, and stores it if that is under the limit.
     async fn part(&mut self, conditions: &[String]) -> Result<Part, Outcome> {
         let conditions = self.with_filter(conditions);
         let query = spans::all_of(&conditions);
@@ -157,7 +245,7 @@ impl Second<'_, '_> {
         loop {
             if self.work.requests > MOST_REQUESTS {
                 return Err(Outcome::Irreducible(format!(
-                    "one second needed more than {MOST_REQUESTS} requests"
+                    "it needed more than {MOST_REQUESTS} requests"
                 )));
             }
             let answer = match self.work.search(Some(query.clone()), limit).await {
@@ -225,6 +313,7 @@ impl Second<'_, '_> {
 
     async fn store(&mut self, found: Found) -> Result<usize, Outcome> {
         let number = found.len();
+        self.seen.extend(found.ids());
         let mut conn = self
             .work
             .harvester
@@ -254,7 +343,7 @@ impl Second<'_, '_> {
                 return Ok(());
             }
             return Err(Outcome::Irreducible(format!(
-                "more than {} traces in one second with the same duration, root service and root name: one answer may not bring them; \
+                "more than {} traces in one window with the same duration, root service and root name: one answer may not bring them; \
                  raise Tempo's max_result_limit",
                 self.work.ceiling()
             )));

@@ -65,8 +65,12 @@ pub struct Harvester {
 
 /// How work on a window ended.
 enum Outcome {
-    /// Everything in it is in `found`, or was stored before (`before`).
-    Done { found: Found, before: Figures },
+    /// Everything in it is in `found`, or was stored before (`before`); then `seen` are the IDs of that, as far as they are known.
+    Done {
+        found: Found,
+        before: Figures,
+        seen: Vec<[u8; 16]>,
+    },
     /// It is to be replaced by these, which have spent so many of their attempts already.
     Split(Vec<Piece>, u32),
     /// It failed.
@@ -108,14 +112,15 @@ impl Harvester {
             }
         };
         if claimed.lapsed > MOST_LAPSES {
-            let failure = Failure::new(
-                Class::Passing,
-                format!(
-                    "given up: {} workers in a row died, or froze, while they worked on it",
-                    claimed.lapsed
-                ),
+            let why = format!(
+                "given up: {} workers in a row died, or froze, while they worked on it",
+                claimed.lapsed
             );
-            if let Err(error) = self.give_up(&claimed, &failure).await {
+            let given_up = async {
+                let mut conn = self.pool.acquire().await?;
+                give_up(&mut conn, &claimed, ErrorClass::Passing, why, 0).await
+            };
+            if let Err(error) = given_up.await {
                 tracing::warn!(window = %claimed.window, %error, "cannot give a window up");
             }
             return;
@@ -131,7 +136,11 @@ impl Harvester {
         };
         let requests = work.requests;
         let outcome = match outcome {
-            Outcome::Done { found, before } => self.believe(&claimed, found, before).await,
+            Outcome::Done {
+                found,
+                before,
+                seen,
+            } => self.believe(&claimed, found, before, seen).await,
             outcome => outcome,
         };
         let mut recorded = self.record(&claimed, outcome, requests).await;
@@ -190,15 +199,27 @@ impl Harvester {
 
     /// A later look that does not bring what an earlier one brought is not believed: for a while, between the live store and
     /// the block list, Tempo answers as if there were nothing.
-    async fn believe(&self, claimed: &Claimed, found: Found, before: Figures) -> Outcome {
+    async fn believe(
+        &self,
+        claimed: &Claimed,
+        found: Found,
+        before: Figures,
+        mut seen: Vec<[u8; 16]>,
+    ) -> Outcome {
         // What came in parts was stored part by part. A repair is somebody's decision to take what is there.
         let later = claimed.earlier_look.is_some() || claimed.look == Look::Sealed;
-        if !later || before.returned > 0 || claimed.kind == Kind::Repair {
-            return Outcome::Done { found, before };
+        let all_known = i64::try_from(seen.len()).is_ok_and(|seen| seen >= before.returned);
+        if !later || !all_known || claimed.kind == Kind::Repair {
+            return Outcome::Done {
+                found,
+                before,
+                seen,
+            };
         }
+        seen.extend(found.ids());
         let unseen = async {
             let mut conn = self.pool.acquire().await?;
-            traces::unseen(&mut conn, &claimed.dataset, claimed.window, &found).await
+            traces::unseen(&mut conn, &claimed.dataset, claimed.window, &seen).await
         };
         let (stored, unseen) = match unseen.await {
             Ok(counts) => counts,
@@ -210,7 +231,11 @@ impl Harvester {
             Some(_) => unseen == stored && stored >= FEWEST_GONE,
         };
         if !vanished {
-            return Outcome::Done { found, before };
+            return Outcome::Done {
+                found,
+                before,
+                seen,
+            };
         }
         let message = format!(
             "Tempo does not show {unseen} of the {stored} traces that are stored from here: they are on the way to its blocks, or \
@@ -237,7 +262,9 @@ impl Harvester {
         };
         let window = claimed.window;
         match outcome {
-            Outcome::Done { found, mut before } => {
+            Outcome::Done {
+                found, mut before, ..
+            } => {
                 before.requests = requests;
                 let returned = before.returned + i64::try_from(found.len()).unwrap_or(0);
                 let new = lease::mark_done(&mut conn, claimed, found, before).await?;
@@ -257,27 +284,13 @@ impl Harvester {
                     .await?
             }
             Outcome::Irreducible(error) => {
-                tracing::warn!(dataset = claimed.dataset, %window, error, "window failed: irreducible");
-                let setback = Setback {
-                    class: ErrorClass::Irreducible,
-                    error,
-                    retry_in: None,
-                    requests,
-                };
-                lease::set_back(&mut conn, claimed.lease, &setback).await?;
+                give_up(&mut conn, claimed, ErrorClass::Irreducible, error, requests).await?;
                 // Once it has been raised, the next attempt is to notice.
                 self.client.forget_result_limit();
                 sources::forget_result_limit(&mut conn, &self.client.source().name).await?;
             }
             Outcome::Vanished(error) => {
-                tracing::warn!(dataset = claimed.dataset, %window, error, "window failed");
-                let setback = Setback {
-                    class: ErrorClass::Passing,
-                    error,
-                    retry_in: None,
-                    requests,
-                };
-                lease::set_back(&mut conn, claimed.lease, &setback).await?;
+                give_up(&mut conn, claimed, ErrorClass::Passing, error, requests).await?;
             }
             Outcome::NotYet { wait, why } => {
                 tracing::info!(dataset = claimed.dataset, %window, why, "window waits");
@@ -289,18 +302,6 @@ impl Harvester {
             Outcome::Lost | Outcome::Database(_) => {}
         }
         Ok(())
-    }
-
-    async fn give_up(&self, claimed: &Claimed, failure: &Failure) -> Result<(), FinishError> {
-        tracing::warn!(dataset = claimed.dataset, window = %claimed.window, error = %failure, "window failed");
-        let setback = Setback {
-            class: ErrorClass::Passing,
-            error: failure.message.clone(),
-            retry_in: None,
-            requests: 0,
-        };
-        let mut conn = self.pool.acquire().await?;
-        lease::set_back(&mut conn, claimed.lease, &setback).await
     }
 
     async fn set_back(
@@ -383,4 +384,23 @@ impl Harvester {
         }
         Ok(())
     }
+}
+
+/// Fails a window whose further attempts would end as this one did.
+async fn give_up(
+    conn: &mut sqlx::PgConnection,
+    claimed: &Claimed,
+    class: ErrorClass,
+    error: String,
+    requests: i32,
+) -> Result<(), FinishError> {
+    let class_name = class.name();
+    tracing::warn!(dataset = claimed.dataset, window = %claimed.window, class = class_name, error, "window failed");
+    let setback = Setback {
+        class,
+        error,
+        retry_in: None,
+        requests,
+    };
+    lease::set_back(conn, claimed.lease, &setback).await
 }

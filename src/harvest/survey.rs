@@ -110,10 +110,10 @@ impl Survey {
     /// Searches that these windows will take: one each, but for a second that is fuller than one may bring.
     pub fn searches(&self, windows: &[Piece]) -> u64 {
         let ceiling = u64::from(self.ceiling);
-        let bands =
-            |expected: u64| (expected as f64 / (bands::FILL * ceiling as f64)).ceil() as u64;
         let searches = windows.iter().map(|piece| match piece.expected {
-            Some(expected) if expected >= ceiling => bands(expected),
+            Some(expected) if expected >= ceiling => {
+                (expected as f64 / (bands::FILL_COUNTED * ceiling as f64)).ceil() as u64
+            }
             _ => 1,
         });
         searches.sum()
@@ -141,7 +141,7 @@ impl Surveyor<'_> {
         let (mut histogram, counted) = self.coarse(open, &mut requests).await?;
         self.learn_result_limit(open, &mut requests).await;
         let ceiling = ceiling(self.client);
-        let budget = self.budget(ceiling).await;
+        let (budget, band_budget) = self.budget(ceiling).await;
         let mean_duration_s = self
             .fine(&mut histogram, &counted, budget, &mut requests)
             .await;
@@ -149,6 +149,7 @@ impl Surveyor<'_> {
             histogram,
             counted,
             budget,
+            band_budget,
             mean_duration_s,
             longest_s,
             at_once: self.client.source().limits.concurrency as u64,
@@ -171,8 +172,8 @@ impl Surveyor<'_> {
         }
     }
 
-    /// Traces that a window may hold.
-    async fn budget(&self, ceiling: u32) -> u64 {
+    /// Traces that a window may hold, and those that a band of one may; none where windows are not worth being cut into bands.
+    async fn budget(&self, ceiling: u32) -> (u64, Option<u64>) {
         let learned = async {
             let Some(pool) = self.pool else {
                 return Ok(None);
@@ -184,13 +185,14 @@ impl Surveyor<'_> {
             None
         });
         let bytes = bytes.unwrap_or_else(|| usual_bytes_per_trace(self.detail));
-        let fill = if prefers_queryless(self.client, self.query, self.detail) {
-            FILL_QUERYLESS
-        } else {
-            FILL
-        };
-        let most = (f64::from(ceiling) * fill).min(ANSWER_BYTES / bytes.max(1.0));
-        most.max(1.0) as u64
+        let queryless = prefers_queryless(self.client, self.query, self.detail);
+        let fill = if queryless { FILL_QUERYLESS } else { FILL };
+        let by_limit = f64::from(ceiling) * fill;
+        let by_bytes = ANSWER_BYTES / bytes.max(1.0);
+        // A search by duration is one with a query, and brings as much as the limit allows.
+        let bands = !queryless && by_limit <= by_bytes;
+        let band_budget = bands.then(|| (f64::from(ceiling) * bands::FILL_COUNTED).max(1.0) as u64);
+        (by_limit.min(by_bytes).max(1.0) as u64, band_budget)
     }
 
     /// Counts all of it in steps as short as the server gives for as much as it counts at once.

@@ -5,16 +5,21 @@ use std::{sync::Arc, time::Duration};
 use chrono::{DateTime, Utc};
 
 use super::{
-    Harvester, Outcome, bands,
+    Harvester, Outcome,
+    bands::{self, Durations},
     log::{Log, describe_failure},
     spans::{self, Large},
     survey::{self, QUERYLESS_MARGIN},
 };
 use crate::{
     job::{Detail, TracesPerRequest},
-    plan::density::Histogram,
+    plan::density::{Histogram, LONGEST_IN_BANDS_S, MOST_BANDS},
     split::{self, Decision, Density, OverLimit},
-    store::{found::Found, lease::Claimed, sources, windows},
+    store::{
+        found::Found,
+        lease::{Claimed, Figures},
+        sources, windows,
+    },
     tempo::{
         Answer, Class, Client, Count, Failure, Learned, Search, Urgency,
         wire::{
@@ -141,13 +146,21 @@ impl<'a> Work<'a> {
         {
             return Outcome::Split(split::too_long(window, most_s), 0);
         }
-        if window.seconds() == 1
-            && self
-                .claimed
-                .expected
-                .is_some_and(|n| n >= u64::from(self.ceiling()))
-        {
-            return bands::harvest(self, Vec::new(), self.claimed.expected).await;
+        let ceiling = u64::from(self.ceiling());
+        if let Some(expected) = self.claimed.expected.filter(|&n| n >= ceiling) {
+            let near = bands::durations_near(self).await;
+            if window.seconds() == 1 {
+                return bands::harvest(self, near, Some(expected)).await;
+            }
+            // As it was planned, unless the limit has been lowered since then.
+            let planned_so = window.seconds() <= LONGEST_IN_BANDS_S
+                && expected <= ceiling.saturating_mul(MOST_BANDS);
+            if planned_so && near.is_telling() {
+                return bands::harvest(self, near, Some(expected)).await;
+            }
+            if planned_so {
+                return Outcome::Split(split::counted_evenly(window, expected, ceiling), 0);
+            }
         }
         let near = match self.claimed.expected {
             Some(_) => None,
@@ -216,7 +229,7 @@ impl<'a> Work<'a> {
                         continue;
                     }
                     return match spans::complete(self, &[], found).await {
-                        Ok((found, before)) => Outcome::Done { found, before },
+                        Ok((found, before)) => whole(found, before),
                         Err(outcome) => outcome,
                     };
                 }
@@ -237,7 +250,7 @@ impl<'a> Work<'a> {
                         Decision::Pieces(pieces) => return Outcome::Split(pieces, 0),
                         Decision::Bands => {
                             let counted = known.of(window);
-                            return bands::harvest(self, sample, counted).await;
+                            return bands::harvest(self, Durations::of(&sample), counted).await;
                         }
                     }
                     density = Some(known);
@@ -381,12 +394,12 @@ impl<'a> Work<'a> {
                     let sample = match spans::too_large(self, &[]).await {
                         Ok(Large::Over(sample)) => sample,
                         Ok(Large::Found(found, before)) => {
-                            return Some(Outcome::Done { found, before });
+                            return Some(whole(found, before));
                         }
                         Err(outcome) => return Some(outcome),
                     };
                     if window.seconds() == 1 {
-                        return Some(bands::harvest(self, sample, None).await);
+                        return Some(bands::harvest(self, Durations::of(&sample), None).await);
                     }
                     if !sample.is_empty() {
                         decision = Decision::Pieces(spans::pieces(window, &sample));
@@ -395,7 +408,7 @@ impl<'a> Work<'a> {
                 Some(match decision {
                     Decision::Pieces(pieces) => Outcome::Split(pieces, spent),
                     Decision::Bands if failure.class == Class::TooLarge => {
-                        bands::harvest(self, Vec::new(), None).await
+                        bands::harvest(self, Durations::default(), None).await
                     }
                     _ => Outcome::Failed(failure),
                 })
@@ -568,6 +581,14 @@ impl<'a> Work<'a> {
                 None
             }
         }
+    }
+}
+
+fn whole(found: Found, before: Figures) -> Outcome {
+    Outcome::Done {
+        found,
+        before,
+        seen: Vec::new(),
     }
 }
 

@@ -10,13 +10,24 @@ use crate::window::{Window, WindowSet};
 const EVENLY_UP_TO: u64 = 16;
 /// A window is never cut into more pieces than this at once.
 pub const MOST_PIECES: i64 = 4_096;
+/// A window that is fetched in bands of trace duration has at most so many.
+pub const MOST_BANDS: u64 = 6;
+/// And it is no longer than this, seconds: all of it is one worker's, and asked for again if that dies.
+pub const LONGEST_IN_BANDS_S: i64 = 60;
+/// Windows that are filled to this share of what they may hold are not fetched in bands: little could be won.
+const FULL_ENOUGH: f64 = 0.8;
+/// Bands have to bring so many times more a request than whole windows do.
+const WORTH_BANDS: f64 = 1.08;
+/// And more of them have to bring so many times more than fewer: the fewer, the better is known where to cut.
+const WORTH_A_BAND: f64 = 1.02;
 
 /// A window, and what it is expected to hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Piece {
     /// Its span.
     pub window: Window,
-    /// How many traces the server counted that start in it; `None` if that is only estimated, or unknown.
+    /// How many traces the server counted that start in it, and for one that is to be fetched in bands also those that are
+    /// likely to reach into it; `None` if that is only estimated, or unknown.
     pub expected: Option<u64>,
 }
 
@@ -93,6 +104,8 @@ pub struct Sizing {
     pub counted: WindowSet,
     /// Traces that one window may hold, those that start before it included.
     pub budget: u64,
+    /// Traces that one band of a window may hold; `None`: windows are not to be fetched in bands.
+    pub band_budget: Option<u64>,
     /// How long a trace lasts on average, seconds: so many of a second's traces reach into the next.
     pub mean_duration_s: f64,
     /// The longest that a window may be, seconds.
@@ -126,11 +139,66 @@ impl Sizing {
                         .is_some_and(|n| n + self.reaching_into(piece.window) <= budget)
                 };
                 if pieces.iter().all(fits) {
-                    return pieces;
+                    let filled = self.fill(stretch);
+                    // Whole seconds may fit badly.
+                    return if self.requests(&filled) < pieces.len() as u64 {
+                        filled
+                    } else {
+                        pieces
+                    };
                 }
             }
         }
         self.fill(stretch)
+    }
+
+    fn requests(&self, pieces: &[Piece]) -> u64 {
+        let requests = |piece: &Piece| match (piece.expected, self.band_budget) {
+            (Some(expected), Some(band)) if expected > self.budget => {
+                expected.div_ceil(band.max(1))
+            }
+            _ => 1,
+        };
+        pieces.iter().map(requests).sum()
+    }
+
+    /// The window from here that is best fetched in bands, where whole seconds would leave much of each answer empty: as many
+    /// seconds as make for the most new traces a request. `None`: a window of its own is as good.
+    fn in_bands(&self, from: i64, stretch: Window) -> Option<Piece> {
+        let band = self.band_budget?;
+        let ahead = Window::new(from, stretch.end().min(from + LONGEST_IN_BANDS_S))?;
+        let reaching = self.reaching_into(ahead);
+        let (mut plain, mut best) = (0.0, None::<(f64, Piece)>);
+        let (mut end, mut total) = (from, 0);
+        for (step, count) in self.histogram.within(ahead) {
+            // Second by second without a hole: elsewhere there is room, or no telling how much.
+            if step.seconds() != 1 || step.start() != end {
+                break;
+            }
+            (end, total) = (step.end(), total + count);
+            let held = total + reaching;
+            if held <= self.budget {
+                plain = total as f64;
+                continue;
+            }
+            let bands = held.div_ceil(band.max(1));
+            if bands > MOST_BANDS {
+                break;
+            }
+            let a_request = total as f64 / bands as f64;
+            if bands > 1 && best.is_none_or(|(most, _)| a_request > most * WORTH_A_BAND) {
+                let window = Window::new(from, end)?;
+                let expected = Some(held);
+                best = Some((a_request, Piece { window, expected }));
+            }
+        }
+        if plain >= FULL_ENOUGH * self.budget as f64 {
+            return None;
+        }
+        best.filter(|(a_request, piece)| {
+            piece.window.seconds() > 1 && *a_request > plain * WORTH_BANDS
+        })
+        .map(|(_, piece)| piece)
     }
 
     /// Traces that started before a window and are expected to reach into it.
@@ -171,9 +239,20 @@ impl Sizing {
         };
         let mut room = room_from(stretch);
         for (step, count) in self.histogram.within(stretch) {
+            if step.start() < cutter.start {
+                continue;
+            }
             if cutter.filled + count > room && cutter.start < step.start() {
                 cutter.close(step.start());
                 room = room_from(step);
+            }
+            if cutter.start == step.start()
+                && let Some(piece) = self.in_bands(step.start(), stretch)
+            {
+                cutter.start = piece.window.end();
+                cutter.pieces.push(piece);
+                room = room_from(Window::new(cutter.start, cutter.start + 1).unwrap_or(step));
+                continue;
             }
             if count <= room {
                 cutter.filled += count;
@@ -252,6 +331,7 @@ mod tests {
             histogram,
             counted: window(0, 1_000_000).into(),
             budget,
+            band_budget: None,
             mean_duration_s: 0.0,
             longest_s: 86_400,
             at_once: 1,
@@ -263,17 +343,23 @@ mod tests {
         #[test]
         fn windows_tile_the_stretch_and_none_is_over_full(
             start in 0i64..500, length in 1i64..2_000, step_s in 1i64..60, counts in prop::collection::vec(0u64..300, 0..200),
-            budget in 300u64..5_000, longest_s in 50i64..5_000, at_once in 1u64..6, mean in 0.0f64..0.5,
+            budget in 300u64..5_000, longest_s in 50i64..5_000, at_once in 1u64..6, mean in 0.0f64..0.5, in_bands: bool,
         ) {
             let stretch = window(start, start + length);
-            let sizing = Sizing { longest_s, at_once, worth_a_window: 100, mean_duration_s: mean, ..sizing(every(step_s, &counts), budget) };
+            let band_budget = in_bands.then_some(budget * 9 / 10);
+            let sizing = Sizing { longest_s, at_once, worth_a_window: 100, mean_duration_s: mean, band_budget, ..sizing(every(step_s, &counts), budget) };
             let pieces = sizing.cut(stretch);
             prop_assert_eq!(pieces[0].window.start(), stretch.start());
             prop_assert_eq!(pieces[pieces.len() - 1].window.end(), stretch.end());
             prop_assert!(pieces.windows(2).all(|pair| pair[0].window.end() == pair[1].window.start()));
             for piece in &pieces {
                 prop_assert!(piece.window.seconds() <= longest_s);
-                prop_assert!(piece.expected.is_none_or(|n| n <= budget), "{piece:?}");
+                let most = match band_budget {
+                    Some(band) if piece.window.seconds() > 1 => MOST_BANDS * band,
+                    _ => budget,
+                };
+                prop_assert!(piece.expected.is_none_or(|n| n <= most), "{piece:?}");
+                prop_assert!(piece.expected.is_none_or(|n| n <= budget) || piece.window.seconds() <= LONGEST_IN_BANDS_S, "{piece:?}");
             }
         }
     }
@@ -301,6 +387,18 @@ mod tests {
         assert_eq!(sizing.cut(window(0, 120)).len(), 40);
         sizing.mean_duration_s = 0.0;
         assert_eq!(sizing.cut(window(0, 120)).len(), 30);
+    }
+
+    #[test]
+    fn where_whole_seconds_fit_badly_a_few_are_fetched_in_bands() {
+        for (rate, mean) in (100..400).flat_map(|rate| [0.0, 0.1, 0.25, 1.0].map(|m| (rate, m))) {
+            let mut sizing = sizing(every(1, &[rate; 600]), 970);
+            (sizing.mean_duration_s, sizing.band_budget) = (mean, Some(900));
+            let pieces = sizing.cut(window(0, 600));
+            let requests = sizing.requests(&pieces) as f64;
+            let ratio = requests / (600.0 * rate as f64 / 1_000.0);
+            assert!(ratio < 1.32, "{rate}/s, {mean} s: {ratio}");
+        }
     }
 
     #[test]

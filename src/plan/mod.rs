@@ -154,7 +154,7 @@ mod tests {
             let order = if newest { Order::NewestFirst } else { Order::OldestFirst };
             let sizing = counted.map(|counted| Sizing {
                 histogram: Histogram { steps: (0..40).map(|i| Step { start: i * 10, seconds: 10, count: 100 }).collect() },
-                counted, budget: 250, mean_duration_s: 0.0, longest_s: window_s, at_once: 1, worth_a_window: 1,
+                counted, budget: 250, band_budget: None, mean_duration_s: 0.0, longest_s: window_s, at_once: 1, worth_a_window: 1,
             });
             let plan = plan(&Request { requested, covered: &covered, in_flight: &in_flight, kept_from, settled_until, window_s, order, sizing: sizing.as_ref() });
             for second in requested.start()..requested.end() {

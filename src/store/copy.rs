@@ -1,11 +1,36 @@
 //! PostgreSQL's binary form of COPY, row by row.
 
+use std::{borrow::Cow, fmt::Display};
+
 use sqlx::{PgConnection, postgres::PgCopyIn};
 
 /// Bytes handed over at once.
 const CHUNK: usize = 256 << 10;
 /// Microseconds between 1970 and 2000, where PostgreSQL's time begins.
 const POSTGRES_EPOCH_US: i64 = 946_684_800_000_000;
+
+/// PostgreSQL's text, and what stands in its JSON, has no NUL: it is stored as U+FFFD.
+pub(super) fn without_nul(text: &str) -> Cow<'_, str> {
+    if text.contains('\0') {
+        Cow::Owned(text.replace('\0', "\u{fffd}"))
+    } else {
+        Cow::Borrowed(text)
+    }
+}
+
+/// Spans and errors by service as JSON, in the place of what the text held: what `harvest.traces.services` holds.
+pub(super) fn write_services<'a>(
+    text: &mut String,
+    services: impl Iterator<Item = (&'a str, impl Display, impl Display)>,
+) {
+    text.clear();
+    for (service, spans, errors) in services {
+        text.push(if text.is_empty() { '{' } else { ',' });
+        let name = serde_json::Value::from(without_nul(service).as_ref());
+        text.push_str(&format!("{name}:{{\"spans\":{spans},\"errors\":{errors}}}"));
+    }
+    text.push_str(if text.is_empty() { "{}" } else { "}" });
+}
 
 /// A COPY under way.
 pub(super) struct Copy<'c> {
@@ -59,6 +84,14 @@ impl Row<'_> {
 
     pub(super) fn null(&mut self) {
         self.buffer.extend_from_slice(&(-1i32).to_be_bytes());
+    }
+
+    /// A `text`; NUL becomes U+FFFD.
+    pub(super) fn text(&mut self, text: Option<&str>) {
+        match text {
+            Some(text) => self.bytes(without_nul(text).as_bytes()),
+            None => self.null(),
+        }
     }
 
     pub(super) fn optional(&mut self, bytes: Option<&[u8]>) {

@@ -35,10 +35,10 @@ impl Found {
     }
 
     /// Their IDs.
-    pub fn ids(&self) -> Vec<Vec<u8>> {
+    pub fn ids(&self) -> Vec<[u8; 16]> {
         match self {
-            Self::Summaries(traces) => traces.iter().map(|trace| trace.trace_id.to_vec()).collect(),
-            Self::Spans(traces) => traces.iter().map(|trace| trace.trace_id.to_vec()).collect(),
+            Self::Summaries(traces) => traces.iter().map(|trace| trace.trace_id).collect(),
+            Self::Spans(traces) => traces.iter().map(|trace| trace.trace_id).collect(),
         }
     }
 }

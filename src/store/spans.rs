@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, HashSet};
 use sqlx::{PgConnection, Row as _};
 
 use super::{
-    copy::{self, Copy},
+    copy::{self, Copy, write_services},
     traces::Merged,
 };
 use crate::tempo::wire::spans::{Span, TraceSpans};
@@ -208,17 +208,6 @@ impl<'a> Summary<'a> {
         }
         summary
     }
-
-    fn services_json(&self) -> String {
-        let mut json = String::with_capacity(48 * self.services.len());
-        for (service, (spans, errors)) in &self.services {
-            json.push(if json.is_empty() { '{' } else { ',' });
-            let name = serde_json::Value::from(*service);
-            json.push_str(&format!("{name}:{{\"spans\":{spans},\"errors\":{errors}}}"));
-        }
-        json.push('}');
-        json
-    }
 }
 
 fn write_trace(row: &mut copy::Row<'_>, trace: &TraceSpans) {
@@ -228,11 +217,17 @@ fn write_trace(row: &mut copy::Row<'_>, trace: &TraceSpans) {
     row.instant(summary.start_ns);
     row.long(summary.start_ns);
     row.long(summary.end_ns);
-    row.optional(root_service.map(str::as_bytes));
-    row.optional(summary.root.map(|root| root.name.as_bytes()));
+    row.text(root_service);
+    row.text(summary.root.map(|root| root.name.as_ref()));
     row.integer(trace.spans.len());
     row.integer(summary.errors);
-    row.json(Some(&summary.services_json()));
+    let mut services = String::new();
+    let of_each = summary.services.iter();
+    write_services(
+        &mut services,
+        of_each.map(|(name, (spans, errors))| (*name, spans, errors)),
+    );
+    row.json(Some(&services));
     row.boolean(trace.partial);
 }
 
@@ -243,8 +238,8 @@ async fn write_spans(copy: &mut Copy<'_>, dataset: &str, trace: &TraceSpans) -> 
         row.bytes(&trace.trace_id);
         row.bytes(&span.span_id);
         row.optional(span.parent_span_id.as_ref().map(<[u8; 8]>::as_slice));
-        row.optional(span.service.as_deref().map(str::as_bytes));
-        row.bytes(span.name.as_bytes());
+        row.text(span.service.as_deref());
+        row.text(Some(&span.name));
         row.bytes(span.kind.name().as_bytes());
         row.bytes(span.status.name().as_bytes());
         row.instant(span.start_ns);

@@ -5,16 +5,14 @@ use std::collections::HashSet;
 use chrono::{DateTime, Utc};
 use sqlx::{Connection, PgConnection, Row, postgres::types::PgRange};
 
-use super::{found::Found, range};
+use super::{
+    copy::{Copy, write_services},
+    range,
+};
 use crate::{
     tempo::wire::{ServiceCounts, Services, TraceSummary, by_service},
     window::Window,
 };
-
-/// Bytes handed to COPY at once.
-const CHUNK: usize = 256 << 10;
-/// Microseconds between 1970 and 2000, where PostgreSQL's time begins.
-const POSTGRES_EPOCH_US: i64 = 946_684_800_000_000;
 
 /// The memory is for sorting what one answer brings; it does not fit the usual 4 MB.
 const STAGING: &str = "SET LOCAL work_mem = '64MB'; CREATE TEMPORARY TABLE IF NOT EXISTS staged_traces (
@@ -183,21 +181,32 @@ async fn copy(
     dataset: Option<&str>,
     traces: &[TraceSummary],
 ) -> sqlx::Result<()> {
-    let mut copy = conn.copy_in_raw(statement).await?;
-    let mut buffer = Vec::with_capacity(CHUNK + 4096);
-    buffer.extend_from_slice(b"PGCOPY\n\xff\r\n\0");
-    buffer.extend_from_slice(&[0; 8]);
+    let mut copy = Copy::begin(conn, statement).await?;
+    let mut services = String::new();
     for trace in traces {
-        write_row(&mut buffer, dataset, trace);
-        if buffer.len() >= CHUNK {
-            copy.send(buffer.as_slice()).await?;
-            buffer.clear();
+        let mut row = copy.row(9 + i16::from(dataset.is_some())).await?;
+        if let Some(dataset) = dataset {
+            row.bytes(dataset.as_bytes());
+        }
+        row.bytes(&trace.trace_id);
+        row.instant(trace.start_ns);
+        row.long(trace.start_ns);
+        row.long(trace.end_ns());
+        row.text(trace.root_service.as_deref());
+        row.text(trace.root_name.as_deref());
+        match &trace.services {
+            Some(counts) => {
+                let of_each = counts.iter();
+                let of_each = of_each.map(|(name, counts)| (&**name, counts.spans, counts.errors));
+                write_services(&mut services, of_each);
+                row.json(Some(&services));
+                row.integer(total(counts, |counts| counts.spans));
+                row.integer(total(counts, |counts| counts.errors));
+            }
+            None => (0..3).for_each(|_| row.null()),
         }
     }
-    buffer.extend_from_slice(&(-1i16).to_be_bytes());
-    copy.send(buffer.as_slice()).await?;
-    copy.finish().await?;
-    Ok(())
+    copy.end().await
 }
 
 /// How many traces are stored that start in a window, and how many of these are not among `found`.
@@ -208,8 +217,9 @@ pub async fn unseen(
     conn: &mut PgConnection,
     dataset: &str,
     window: Window,
-    found: &Found,
+    found: &[[u8; 16]],
 ) -> sqlx::Result<(i64, i64)> {
+    let found: Vec<&[u8]> = found.iter().map(<[u8; 16]>::as_slice).collect();
     let row = sqlx::query!(
         r#"SELECT count(*) AS "stored!", count(*) FILTER (WHERE found.trace_id IS NULL) AS "unseen!"
            FROM harvest.traces t LEFT JOIN unnest($4::bytea[]) AS found (trace_id) ON found.trace_id = t.trace_id
@@ -217,11 +227,40 @@ pub async fn unseen(
         dataset,
         at(window.start()),
         at(window.end()),
-        &found.ids()
+        &found as &[&[u8]]
     )
     .fetch_one(conn)
     .await?;
     Ok((row.stored, row.unseen))
+}
+
+/// Durations, milliseconds, of the traces that start in the windows done nearest to this one, within `reach_s` seconds: of as
+/// few windows as brought `enough`. All of their traces: which of them are read first may depend on how long they took.
+/// Windows that are not done say nothing, for the same reason.
+///
+/// # Errors
+/// If the database refuses.
+pub async fn durations_near(
+    conn: &mut PgConnection,
+    dataset: &str,
+    window: Window,
+    reach_s: i64,
+    enough: i64,
+) -> sqlx::Result<Vec<i64>> {
+    let around = Window::new(window.start() - reach_s, window.end() + reach_s).unwrap_or(window);
+    sqlx::query_scalar!(
+        r#"SELECT t.duration_ms AS "duration_ms!"
+           FROM (SELECT span, sum(returned) OVER (ORDER BY abs(extract(epoch FROM lower(span) - lower($3::tstzrange))), id) - returned AS nearer
+                 FROM harvest.windows WHERE dataset = $1 AND span && $2 AND state = 'done' AND returned > 0) nearest
+           JOIN harvest.traces t ON t.dataset = $1 AND t.started_at >= lower(span) AND t.started_at < upper(span)
+           WHERE nearest.nearer < $4::bigint"#,
+        dataset,
+        range(around),
+        range(window),
+        enough
+    )
+    .fetch_all(conn)
+    .await
 }
 
 /// How many traces stored of a dataset start in these windows.
@@ -280,85 +319,12 @@ fn combine(mut found: Vec<TraceSummary>) -> Vec<TraceSummary> {
     found
 }
 
-/// The sum of a count over all services, as it fits its column.
-fn total(services: &Services, count_of: fn(&ServiceCounts) -> u32) -> i32 {
-    let sum: u64 = services
+/// The sum of a count over all services.
+fn total(services: &Services, count_of: fn(&ServiceCounts) -> u32) -> usize {
+    services
         .iter()
-        .map(|(_, counts)| u64::from(count_of(counts)))
-        .sum();
-    i32::try_from(sum).unwrap_or(i32::MAX)
-}
-
-fn write_row(buffer: &mut Vec<u8>, dataset: Option<&str>, trace: &TraceSummary) {
-    let fields = 9 + i16::from(dataset.is_some());
-    buffer.extend_from_slice(&fields.to_be_bytes());
-    if let Some(dataset) = dataset {
-        field(buffer, dataset.as_bytes());
-    }
-    field(buffer, &trace.trace_id);
-    field(
-        buffer,
-        &(trace.start_ns.div_euclid(1_000) - POSTGRES_EPOCH_US).to_be_bytes(),
-    );
-    field(buffer, &trace.start_ns.to_be_bytes());
-    field(buffer, &trace.end_ns().to_be_bytes());
-    text(buffer, trace.root_service.as_deref());
-    text(buffer, trace.root_name.as_deref());
-    match &trace.services {
-        Some(services) => {
-            jsonb(buffer, services);
-            field(
-                buffer,
-                &total(services, |counts| counts.spans).to_be_bytes(),
-            );
-            field(
-                buffer,
-                &total(services, |counts| counts.errors).to_be_bytes(),
-            );
-        }
-        None => (0..3).for_each(|_| null(buffer)),
-    }
-}
-
-fn field(buffer: &mut Vec<u8>, bytes: &[u8]) {
-    buffer.extend_from_slice(&i32::try_from(bytes.len()).unwrap_or(i32::MAX).to_be_bytes());
-    buffer.extend_from_slice(bytes);
-}
-
-fn null(buffer: &mut Vec<u8>) {
-    buffer.extend_from_slice(&(-1i32).to_be_bytes());
-}
-
-/// PostgreSQL's text has no NUL: it is stored as U+FFFD.
-fn text(buffer: &mut Vec<u8>, value: Option<&str>) {
-    match value {
-        Some(value) if value.contains('\0') => {
-            field(buffer, value.replace('\0', "\u{fffd}").as_bytes())
-        }
-        Some(value) => field(buffer, value.as_bytes()),
-        None => null(buffer),
-    }
-}
-
-fn jsonb(buffer: &mut Vec<u8>, services: &Services) {
-    let start = buffer.len();
-    buffer.extend_from_slice(&[0; 4]);
-    // The version of jsonb's binary form, then plain JSON text.
-    buffer.push(1);
-    for (index, (service, counts)) in services.iter().enumerate() {
-        buffer.push(if index == 0 { b'{' } else { b',' });
-        let name = serde_json::Value::from(service.replace('\0', "\u{fffd}"));
-        buffer.extend_from_slice(
-            format!(
-                "{name}:{{\"spans\":{},\"errors\":{}}}",
-                counts.spans, counts.errors
-            )
-            .as_bytes(),
-        );
-    }
-    buffer.extend_from_slice(if services.is_empty() { b"{}" } else { b"}" });
-    let length = i32::try_from(buffer.len() - start - 4).unwrap_or(i32::MAX);
-    buffer[start..start + 4].copy_from_slice(&length.to_be_bytes());
+        .map(|(_, counts)| count_of(counts) as usize)
+        .sum()
 }
 
 #[cfg(test)]

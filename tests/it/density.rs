@@ -2,7 +2,7 @@
 
 use tempo_harvest::simulator::{Burst, Fault, GenerateSettings, Misbehaviour};
 
-use crate::support::harvest::{DAY_S, HOUR_S, Job, Scene, hours, job, searched, tempo};
+use crate::support::harvest::{DAY_S, HOUR_S, Job, Scene, at, hours, job, searched, tempo};
 
 /// Half a day in which hardly anything happens, but for one busy hour.
 fn busy_at_noon() -> GenerateSettings {
@@ -67,6 +67,28 @@ async fn a_plan_tells_the_requests_that_a_run_then_makes() {
     assert_eq!(windows as i64, done);
     let said = scene.command(&["plan", &file]).await.expect(0).stdout;
     assert!(!said.contains("expected"), "{said}");
+}
+
+#[tokio::test]
+async fn where_whole_seconds_fit_badly_a_few_are_fetched_in_bands() {
+    // Two seconds fill 0.7 of an answer, three are too many.
+    let settings = GenerateSettings::new(7, at(DAY_S), at(DAY_S + 300), 300 * 350);
+    let mut config = tempo(&settings);
+    config.limits.max_result_limit = 1_000;
+    let scene = Scene::new(config).await;
+    let job = free(job(1).services().range(DAY_S, DAY_S + 300));
+    let file = scene.write(&job);
+    let plan = scene.command(&["plan", &file, "--json"]).await.expect(0);
+    scene.new_requests();
+    scene.command(&["run", &file]).await.expect(0);
+    scene.equals_truth((DAY_S, DAY_S + 300), true).await;
+    let requests = scene.new_requests().len() as f64;
+    assert!(requests <= 1.3 * 105.0, "{requests} requests");
+    let planned = plan.json()[0]["expected"]["requests"].as_f64().unwrap();
+    assert!(
+        (planned - requests).abs() <= requests * 0.1,
+        "{planned} planned, {requests} made"
+    );
 }
 
 #[tokio::test]
