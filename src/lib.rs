@@ -35,5 +35,6 @@ pub mod status;
 pub mod store;
 pub mod submit;
 pub mod tempo;
+pub mod web;
 pub mod window;
 pub mod worker;

@@ -5,16 +5,18 @@ use std::{collections::HashMap, io::Write, time::Instant};
 use anyhow::{Context, bail};
 use chrono::{DateTime, Utc};
 use sqlx::Row;
+use tokio_util::sync::CancellationToken;
 
 use super::{
     Exit,
     database::{self, Database, Otherwise},
-    jobs, run,
+    jobs, listen, run,
 };
 use crate::{
     simulator::{Burst, Config, GenerateSettings, Population, Simulator, TraceTruth, Version},
-    store::datasets,
+    store::{Holder, datasets},
     window::{Window, rfc3339},
+    worker::Unusable,
 };
 
 const DATASET: &str = "demo";
@@ -30,10 +32,13 @@ pub(super) struct Args {
     /// How many traces the simulated day has
     #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(1_000..=2_000_000))]
     traces: u32,
+    #[command(flatten)]
+    listen: listen::ListenArgs,
 }
 
 /// Runs the command.
 pub(super) async fn run(args: Args) -> anyhow::Result<Exit> {
+    let door = args.listen.open().await?;
     let mut out = std::io::stdout();
     let now = Utc::now();
     let end_s = (now.timestamp() - 3_600).div_euclid(3_600) * 3_600;
@@ -62,7 +67,26 @@ pub(super) async fn run(args: Args) -> anyhow::Result<Exit> {
         "private PostgreSQL in .tempo-harvest/, started in {:.1} s with its tables",
         begun.elapsed().as_secs_f64()
     )?;
+    let stop = CancellationToken::new();
+    let dashboard = match door {
+        Some(door) => {
+            let url = door.url();
+            writeln!(out, "dashboard on {url}")?;
+            let (holder, unusable) = (Holder::of_this_process(), Unusable::default());
+            let serving = listen::serve(door, &database.pool, &holder, unusable, &stop);
+            Some((url, serving))
+        }
+        None => None,
+    };
     let outcome = harvest_and_prove(&mut out, &database, &simulator, day, now).await;
+    if let (Some((url, _)), Ok(_)) = (&dashboard, &outcome) {
+        writeln!(out, "\nlook at {url}; Ctrl-C ends the demo")?;
+        run::until_interrupted().await?;
+    }
+    stop.cancel();
+    if let Some((_, serving)) = dashboard {
+        serving.await?;
+    }
     database.close().await;
     simulator.stop().await;
     let exit = outcome?;
@@ -74,6 +98,10 @@ pub(super) async fn run(args: Args) -> anyhow::Result<Exit> {
     writeln!(
         out,
         "  tempo-harvest status --local                           what is collected"
+    )?;
+    writeln!(
+        out,
+        "  tempo-harvest work --local --listen 127.0.0.1:8080     a dashboard of it"
     )?;
     writeln!(
         out,

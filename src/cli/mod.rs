@@ -20,6 +20,7 @@ mod doctor;
 mod gaps;
 mod init;
 mod jobs;
+mod listen;
 mod local_postgres_supervisor;
 mod logging;
 mod migrate;

@@ -13,12 +13,13 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Exit,
     database::{self, Database, Otherwise},
-    jobs, run,
+    jobs, listen, run,
 };
 use crate::{
     job::Job,
     scheduler::Scheduler,
     store::{Holder, OpenError, control, sources, windows},
+    web::Door,
     worker::{AtHand, Unusable, Worker},
 };
 
@@ -42,11 +43,14 @@ pub(super) struct Args {
     #[arg(long)]
     drain: bool,
     #[command(flatten)]
+    listen: listen::ListenArgs,
+    #[command(flatten)]
     database: database::DatabaseArgs,
 }
 
 /// Runs the command.
 pub(super) async fn run(args: Args) -> anyhow::Result<Exit> {
+    let door = args.listen.open().await?;
     let jobs = match args.files.is_empty() {
         true => Vec::new(),
         false => match jobs::to_schedule(&args.files, Utc::now(), !args.drain)? {
@@ -55,7 +59,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<Exit> {
         },
     };
     let database = open(&args).await?;
-    let outcome = work(&database, &args, jobs).await;
+    let outcome = work(&database, &args, jobs, door).await;
     database.close().await;
     outcome
 }
@@ -83,7 +87,12 @@ async fn open(args: &Args) -> anyhow::Result<Database> {
     }
 }
 
-async fn work(database: &Database, args: &Args, jobs: Vec<Job>) -> anyhow::Result<Exit> {
+async fn work(
+    database: &Database,
+    args: &Args,
+    jobs: Vec<Job>,
+    door: Option<Door>,
+) -> anyhow::Result<Exit> {
     let holder = Holder::of_this_process();
     let at_hand = AtHand::default();
     let mut scheduler = Scheduler::new(
@@ -124,6 +133,16 @@ async fn work(database: &Database, args: &Args, jobs: Vec<Job>) -> anyhow::Resul
     let stop = CancellationToken::new();
     let worker = Worker::new(database.pool.clone(), holder.clone(), at_hand);
     let unusable = worker.unusable();
+    let serving = door.map(|door| {
+        eprintln!("dashboard on {}", door.url());
+        listen::serve(
+            door,
+            &database.pool,
+            &holder,
+            Unusable::clone(&unusable),
+            &stop,
+        )
+    });
     let mut exit = Exit::Complete;
     let mut working = tokio::spawn(worker.run(stop.clone()));
     let mut scheduling = if args.drain || args.files.is_empty() {
@@ -153,6 +172,9 @@ async fn work(database: &Database, args: &Args, jobs: Vec<Job>) -> anyhow::Resul
         _ = run::until_interrupted() => eprintln!("stopped at once; what was in hand is taken up again within a minute"),
     }
     scheduling.await?;
+    if let Some(serving) = serving {
+        serving.await?;
+    }
     if args.drain {
         let mut conn = database.pool.acquire().await?;
         let paused = control::paused_windows(&mut conn).await?;
