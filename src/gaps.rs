@@ -53,6 +53,20 @@ pub enum Reason {
 }
 
 impl Reason {
+    /// All names.
+    pub const NAMES: [&'static str; 10] = [
+        "provisional",
+        "too young",
+        "in flight",
+        "deleted by retention",
+        "beyond retention",
+        "irreducible",
+        "failed",
+        "provisional too long",
+        "not caught up",
+        "never tried",
+    ];
+
     /// Its name in reports.
     pub fn name(&self) -> &'static str {
         match self {
@@ -138,6 +152,11 @@ impl Ledger {
     /// What polls asked for.
     fn polled(&self) -> WindowSet {
         self.polls.iter().map(|poll| poll.requested).collect()
+    }
+
+    /// What polls had taken on by a moment, Unix seconds, and what of it was old enough to be there then.
+    pub fn polled_at(&self, moment: i64) -> WindowSet {
+        self.of_polls(|poll| before(moment - poll.young_s))
     }
 
     /// Everything that was asked for.

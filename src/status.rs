@@ -16,11 +16,19 @@ use crate::{
         report::{self, DatasetState, LaterLooks, Poll},
         retention,
         runs::Kind,
-        sources, windows,
+        sources,
+        warnings::{self, SealedStretch},
+        windows,
     },
     window::{Window, WindowSet},
 };
 
+/// How many sealed stretches are looked at for what their settled looks had missed.
+pub const SEALED_STRETCHES: usize = 3;
+/// Over how long is told how the backlog grows.
+pub const GROWTH_OF: TimeDelta = TimeDelta::minutes(15);
+/// The longest window that seals what a poll has collected, seconds.
+const LONGEST_SEALING_S: i64 = 3_600;
 /// How far back is added up what later looks found.
 const LATER_LOOKS_OF: TimeDelta = TimeDelta::hours(24);
 /// How many ticks a poll may be behind before that is a gap.
@@ -48,6 +56,20 @@ pub struct DatasetStatus {
     pub paused: Vec<PausedHere>,
     /// How fast its source is asked, by all processes; `None` if it was never asked.
     pub pace: Option<Pace>,
+    /// What is still to be collected.
+    pub backlog: Backlog,
+}
+
+/// What should be collected by now, at any look, and is not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Backlog {
+    /// Seconds of it.
+    pub seconds: i64,
+    /// By how many seconds it has grown in the last [`GROWTH_OF`], what was submitted since then left out; below 0 where it has
+    /// shrunk.
+    pub grown_s: i64,
+    /// Its first second, Unix seconds; `None` where there is none.
+    pub oldest_s: Option<i64>,
 }
 
 /// How polls keep up.
@@ -59,6 +81,21 @@ pub struct Live {
     pub later_looks: Vec<LaterLooks>,
     /// Polls whose `lookback` was widened.
     pub widened: Vec<Widened>,
+    /// Polls that go on: neither ended nor paused.
+    pub living: Vec<LivePoll>,
+    /// The stretches sealed last within these 24 hours, at most three, the latest first.
+    pub sealed: Vec<SealedStretch>,
+}
+
+/// A poll that goes on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LivePoll {
+    /// Its job.
+    pub job: String,
+    /// How far its edge may lie behind the present, seconds: its `delay` and a few ticks.
+    pub young_s: i64,
+    /// The first second it was to collect, Unix seconds.
+    pub from_s: i64,
 }
 
 /// A poll that looks back further than its job file says.
@@ -130,22 +167,82 @@ async fn of_dataset(
         let [fresh, settled] = &ledger.provisional;
         let there = fresh.union(settled).union(&ledger.sealed);
         let edge = there.iter().next_back().map(|window| window.end());
+        let width_s = polls.iter().map(|poll| poll.seal_after_s).max();
         Some(Live {
+            sealed: warnings::sealed_lately(
+                &mut *conn,
+                &state.name,
+                width_s.unwrap_or(1).clamp(1, LONGEST_SEALING_S),
+                now - LATER_LOOKS_OF,
+                SEALED_STRETCHES as i64,
+            )
+            .await?,
+            living: polls
+                .iter()
+                .filter(|poll| poll.living)
+                .map(living)
+                .collect(),
             behind_s: edge.map(|edge| now.timestamp() - edge),
             later_looks: report::later_looks(conn, &state.name, now - LATER_LOOKS_OF).await?,
             widened: polls.iter().filter_map(widened).collect(),
         })
     };
+    let gaps = ledger.gaps();
     Ok(DatasetStatus {
+        backlog: backlog(&mut *conn, &state.name, &ledger, &gaps).await?,
         paused: control::paused_of(conn, &state.name).await?,
         pace: pace::present(conn, &state.source).await?,
-        gaps: ledger.gaps(),
+        gaps,
         requested,
         covered: ledger.sealed,
         failed_windows,
         live,
         state,
     })
+}
+
+/// What of the gaps is still to be collected, and how that has changed: what was done since is added again, and what has come
+/// due, or was submitted, since is taken off.
+async fn backlog(
+    conn: &mut PgConnection,
+    dataset: &str,
+    ledger: &Ledger,
+    gaps: &[Gap],
+) -> sqlx::Result<Backlog> {
+    let is_behind =
+        |gap: &&Gap| gap.reason.is_missing() && gap.reason != Reason::ProvisionalTooLong;
+    let behind: WindowSet = gaps
+        .iter()
+        .filter(is_behind)
+        .map(|gap| gap.window)
+        .collect();
+    let then_s = ledger.now - GROWTH_OF.num_seconds();
+    let Some(then) = DateTime::from_timestamp(then_s, 0).filter(|_| !behind.is_empty()) else {
+        return Ok(Backlog {
+            seconds: behind.seconds(),
+            grown_s: 0,
+            oldest_s: None,
+        });
+    };
+    let done = warnings::covered_since(&mut *conn, dataset, then).await?;
+    let submitted = warnings::backfilled_since(conn, dataset, then_s).await?;
+    let polled = ledger.polled_at(then_s);
+    let asked_then = ledger.backfilled.minus(&submitted).union(&polled);
+    let behind_then = behind.union(&done).intersection(&asked_then);
+    let submitted = submitted.minus(&ledger.polled_at(ledger.now));
+    Ok(Backlog {
+        seconds: behind.seconds(),
+        grown_s: behind.minus(&submitted).seconds() - behind_then.seconds(),
+        oldest_s: behind.iter().next().map(|window| window.start()),
+    })
+}
+
+fn living(poll: &Poll) -> LivePoll {
+    LivePoll {
+        job: poll.job.clone(),
+        young_s: young_s(&poll.spec),
+        from_s: poll.requested.start(),
+    }
 }
 
 fn widened(poll: &Poll) -> Option<Widened> {

@@ -15,6 +15,7 @@ use crate::{
     harvest::Harvester,
     housekeeping,
     job::{ProcessEnv, Source, SourceSpec},
+    meter::Meter,
     pace::Together,
     queue::{self, Bell, Consumption, Handler, Lane},
     store::{Holder, runs, sources},
@@ -54,6 +55,7 @@ pub struct Worker {
     only: Option<HashSet<String>>,
     unusable: Unusable,
     bell: Arc<Bell>,
+    meter: Meter,
 }
 
 /// Sources from job files at hand, by name. They may change while a worker works.
@@ -123,7 +125,15 @@ impl Worker {
             only: None,
             unusable: Unusable::default(),
             bell: Arc::default(),
+            meter: Meter::default(),
         }
+    }
+
+    /// Counts what it asks in this meter.
+    #[must_use]
+    pub fn metered(mut self, meter: Meter) -> Self {
+        self.meter = meter;
+        self
     }
 
     /// Where the sources that cannot be worked on are noted.
@@ -325,6 +335,7 @@ impl Worker {
             pool: self.pool.clone(),
             client,
             holder: self.holder.clone(),
+            meter: self.meter.clone(),
         });
         let stopped = stop.clone();
         let handler: Handler = Arc::new(move |window_id| {

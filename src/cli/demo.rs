@@ -13,6 +13,7 @@ use super::{
     jobs, listen, run,
 };
 use crate::{
+    meter::Meter,
     simulator::{Burst, Config, GenerateSettings, Population, Simulator, TraceTruth, Version},
     store::{Holder, datasets},
     window::{Window, rfc3339},
@@ -73,7 +74,14 @@ pub(super) async fn run(args: Args) -> anyhow::Result<Exit> {
             let url = door.url();
             writeln!(out, "dashboard on {url}")?;
             let (holder, unusable) = (Holder::of_this_process(), Unusable::default());
-            let serving = listen::serve(door, &database.pool, &holder, unusable, &stop);
+            let serving = listen::serve(
+                door,
+                &database.pool,
+                &holder,
+                unusable,
+                Meter::default(),
+                &stop,
+            );
             Some((url, serving))
         }
         None => None,

@@ -10,8 +10,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::UsageError;
 use crate::{
+    meter::Meter,
     store::Holder,
-    web::{Access, Context, Door, Token},
+    web::{Access, Context, Door, Ledger, Token},
     worker::Unusable,
 };
 
@@ -114,6 +115,7 @@ pub(super) fn serve(
     pool: &PgPool,
     holder: &Holder,
     unusable: Unusable,
+    meter: Meter,
     stop: &CancellationToken,
 ) -> JoinHandle<()> {
     let shared = Arc::new(Context {
@@ -121,6 +123,8 @@ pub(super) fn serve(
         holder: holder.to_string(),
         unusable,
         since: Utc::now(),
+        meter,
+        ledger: Ledger::default(),
     });
     tokio::spawn(door.serve(shared, stop.clone()))
 }

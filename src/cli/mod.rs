@@ -34,6 +34,7 @@ mod resume;
 mod run;
 mod runs;
 mod schema;
+mod stats;
 mod status;
 mod submit;
 mod work;
@@ -125,6 +126,8 @@ enum Command {
     Status(status::Args),
     /// List what was asked for and is not collected, with reasons
     Gaps(gaps::Args),
+    /// Sum up what was asked of Tempo, what it cost, and what each look added
+    Stats(stats::Args),
     /// Show what was submitted, by whom and when, and what came of it
     Runs(runs::Args),
     /// Put what is missing on the queue again
@@ -216,6 +219,7 @@ async fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         Command::Run(args) => run::run(args).await?,
         Command::Status(args) => status::run(args).await?,
         Command::Gaps(args) => gaps::run(args).await?,
+        Command::Stats(args) => stats::run(args).await?,
         Command::Runs(args) => runs::run(args).await?,
         Command::Repair(args) => repair::run(args).await?,
         Command::Refetch(args) => refetch::run(args).await?,

@@ -14,6 +14,7 @@ use crate::{
     job::Detail,
     status::{self, DatasetStatus, Live},
     store::{pace::Pace, report::LaterLooks},
+    warnings::{self, Kind, Warning},
     window::rfc3339,
 };
 
@@ -54,6 +55,8 @@ struct Json {
     source_pace: Option<PaceJson>,
     live: Option<LiveJson>,
     paused: Vec<serde_json::Value>,
+    /// Of the dataset, and of its source.
+    warnings: Vec<Warning>,
 }
 
 /// How polls keep up.
@@ -86,11 +89,14 @@ pub(super) async fn run(args: Args) -> anyhow::Result<Exit> {
     let database = Database::open(&args.database, Otherwise::Refuse, 2).await?;
     let statuses = async {
         let mut conn = database.pool.acquire().await?;
-        status::datasets(&mut conn, args.name.as_deref(), Utc::now()).await
+        let now = Utc::now();
+        let statuses = status::datasets(&mut conn, args.name.as_deref(), now).await?;
+        let warnings = warnings::of_statuses(&mut conn, &statuses, now).await?;
+        Ok::<_, sqlx::Error>((statuses, warnings))
     }
     .await;
     database.close().await;
-    let statuses = statuses?;
+    let (statuses, warnings) = statuses?;
     if let Some(name) = args.name.as_ref().filter(|_| statuses.is_empty()) {
         return Err(UsageError(format!(
             "there is no job and no dataset `{name}`; `tempo-harvest status` lists them"
@@ -99,7 +105,10 @@ pub(super) async fn run(args: Args) -> anyhow::Result<Exit> {
     }
     let mut out = std::io::stdout().lock();
     if args.json {
-        let all: Vec<Json> = statuses.iter().map(as_json).collect();
+        let all: Vec<Json> = statuses
+            .iter()
+            .map(|status| as_json(status, &warnings))
+            .collect();
         writeln!(out, "{}", serde_json::to_string_pretty(&all)?)?;
         return Ok(Exit::Complete);
     }
@@ -111,6 +120,19 @@ pub(super) async fn run(args: Args) -> anyhow::Result<Exit> {
     }
     for status in &statuses {
         print(&mut out, status)?;
+        let of_dataset = warnings
+            .iter()
+            .filter(|warning| warning.dataset.as_ref() == Some(&status.state.name));
+        for warning in of_dataset {
+            writeln!(out, "  warning: {warning}")?;
+        }
+    }
+    // Held back is said below, however short it is.
+    let of_sources = warnings
+        .iter()
+        .filter(|warning| warning.dataset.is_none() && warning.name != Kind::SourceHeldBack);
+    for warning in of_sources {
+        writeln!(out, "warning: {warning}")?;
     }
     let sources: BTreeMap<&str, &Pace> = statuses
         .iter()
@@ -124,7 +146,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<Exit> {
     Ok(Exit::Complete)
 }
 
-fn as_json(status: &DatasetStatus) -> Json {
+fn as_json(status: &DatasetStatus, warnings: &[Warning]) -> Json {
     let state = &status.state;
     Json {
         dataset: state.name.clone(),
@@ -173,6 +195,11 @@ fn as_json(status: &DatasetStatus) -> Json {
                     "job": here.job, "run": here.run, "since": control::at(&here.paused), "by": here.paused.by,
                 })
             })
+            .collect(),
+        warnings: warnings
+            .iter()
+            .filter(|warning| warning.is_about(&state.name, &state.source))
+            .cloned()
             .collect(),
         source_pace: status.pace.as_ref().map(|pace| PaceJson {
             source: state.source.clone(),

@@ -17,8 +17,10 @@ use super::{
 };
 use crate::{
     job::Job,
+    meter::Meter,
     scheduler::Scheduler,
     store::{Holder, OpenError, control, sources, windows},
+    warnings,
     web::Door,
     worker::{AtHand, Unusable, Worker},
 };
@@ -95,13 +97,15 @@ async fn work(
 ) -> anyhow::Result<Exit> {
     let holder = Holder::of_this_process();
     let at_hand = AtHand::default();
+    let meter = Meter::default();
     let mut scheduler = Scheduler::new(
         database.pool.clone(),
         holder.clone(),
         at_hand.clone(),
         args.files.clone(),
         jobs,
-    );
+    )
+    .metered(meter.clone());
     let begun = Instant::now();
     let refused = loop {
         match scheduler.register().await {
@@ -131,7 +135,7 @@ async fn work(
             .map_err(|(job, error)| jobs::refused(&job, error))?;
     }
     let stop = CancellationToken::new();
-    let worker = Worker::new(database.pool.clone(), holder.clone(), at_hand);
+    let worker = Worker::new(database.pool.clone(), holder.clone(), at_hand).metered(meter.clone());
     let unusable = worker.unusable();
     let serving = door.map(|door| {
         eprintln!("dashboard on {}", door.url());
@@ -140,6 +144,7 @@ async fn work(
             &database.pool,
             &holder,
             Unusable::clone(&unusable),
+            meter.clone(),
             &stop,
         )
     });
@@ -151,6 +156,9 @@ async fn work(
     } else {
         tokio::spawn(scheduler.run(stop.clone()))
     };
+    // A process that ends soon says how it went at its end.
+    let watching =
+        (!args.drain).then(|| tokio::spawn(warnings::watch(database.pool.clone(), stop.clone())));
     eprintln!("working as {holder}; Ctrl-C or SIGTERM stops in order");
     tokio::select! {
         interrupted = run::until_interrupted() => {
@@ -174,6 +182,9 @@ async fn work(
     scheduling.await?;
     if let Some(serving) = serving {
         serving.await?;
+    }
+    if let Some(watching) = watching {
+        watching.await?;
     }
     if args.drain {
         let mut conn = database.pool.acquire().await?;

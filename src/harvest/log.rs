@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use sqlx::PgPool;
 
+use super::survey;
 use crate::{
+    meter::Meter,
     plan::density::Histogram,
     store::{
         Holder,
@@ -24,6 +26,10 @@ pub(super) struct Log<'a> {
     pub(super) dataset: &'a str,
     /// `None`: for a plan.
     pub(super) window_id: Option<i64>,
+    /// Attempts at the window that had failed before.
+    pub(super) retry: u32,
+    /// Where this process counts what it asks; `None`: it is not counted.
+    pub(super) meter: Option<&'a Meter>,
 }
 
 impl<'a> Log<'a> {
@@ -43,6 +49,8 @@ impl<'a> Log<'a> {
             span,
             query,
             traces_limit: None,
+            server_limit: (kind == "search").then(|| survey::ceiling(self.client)),
+            retry: self.retry,
             returned: None,
             outcome: "complete",
             status: None,
@@ -53,17 +61,34 @@ impl<'a> Log<'a> {
         }
     }
 
-    /// The log of requests is for people: nothing is given up because it cannot be written.
-    pub(super) async fn keep(&self, fetch: Fetch<'_>) {
-        let Some(pool) = self.pool else {
-            return;
-        };
+    /// The log of requests is for people: nothing is given up because it cannot be written. Returns the number of what was.
+    pub(super) async fn keep(&self, fetch: Fetch<'_>) -> Option<i64> {
+        if let Some(meter) = self.meter {
+            meter.note(&fetch);
+        }
+        let pool = self.pool?;
         let written = async {
             let mut conn = pool.acquire().await?;
             fetches::record(&mut conn, self.holder, &fetch).await
         };
-        if let Err(error) = written.await {
+        let written = written.await;
+        if let Err(error) = &written {
             tracing::warn!(%error, "cannot log a request");
+        }
+        written.ok()
+    }
+
+    /// The answer to a search that was written down as complete does not count after all.
+    pub(super) async fn throw_away(&self, fetch_id: Option<i64>, why: &str) {
+        if let Some(meter) = self.meter {
+            meter.note_thrown_away(&self.client.source().name, self.dataset);
+        }
+        let (Some(pool), Some(id)) = (self.pool, fetch_id) else {
+            return;
+        };
+        let written = async { fetches::throw_away(&mut *pool.acquire().await?, id, why).await };
+        if let Err(error) = written.await {
+            tracing::warn!(%error, "cannot log that an answer did not count");
         }
     }
 

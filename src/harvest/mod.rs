@@ -13,6 +13,7 @@ use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    meter::Meter,
     plan::density::Piece,
     retry,
     store::{
@@ -61,6 +62,8 @@ pub struct Harvester {
     pub client: Arc<Client>,
     /// The name of this process.
     pub holder: Holder,
+    /// Where this process counts what it asks.
+    pub meter: Meter,
 }
 
 /// How work on a window ended.
@@ -140,7 +143,15 @@ impl Harvester {
                 found,
                 before,
                 seen,
-            } => self.believe(&claimed, found, before, seen).await,
+            } => {
+                let outcome = self.believe(&claimed, found, before, seen).await;
+                if let Outcome::Vanished(why) | Outcome::Failed(Failure { message: why, .. }) =
+                    &outcome
+                {
+                    work.throw_away(why).await;
+                }
+                outcome
+            }
             outcome => outcome,
         };
         let mut recorded = self.record(&claimed, outcome, requests).await;

@@ -169,6 +169,8 @@ impl Surveyor<'_> {
             client: self.client,
             dataset: self.dataset,
             window_id: None,
+            retry: 0,
+            meter: None,
         }
     }
 

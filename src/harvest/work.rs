@@ -59,6 +59,8 @@ pub(super) struct Work<'a> {
     pub(super) claimed: &'a Claimed,
     /// Requests made so far.
     pub(super) requests: i32,
+    /// The last search, as it was written down.
+    searched: Option<i64>,
     /// What is asked of each span; `None` unless the detail is spans.
     pub(super) wanted: Option<Arc<Wanted>>,
 }
@@ -71,6 +73,7 @@ impl<'a> Work<'a> {
             harvester,
             claimed,
             requests: 0,
+            searched: None,
             wanted: (claimed.detail == Detail::Spans.name())
                 .then(|| Arc::new(Wanted::new(attributes))),
         }
@@ -93,6 +96,8 @@ impl<'a> Work<'a> {
             client: &self.harvester.client,
             dataset: &self.claimed.dataset,
             window_id: Some(self.claimed.lease.window_id),
+            retry: self.claimed.attempts + self.claimed.throttled,
+            meter: Some(&self.harvester.meter),
         }
     }
 
@@ -215,6 +220,8 @@ impl<'a> Work<'a> {
                 return outcome;
             }
             if queryless && !self.is_old(answer.server_time) {
+                self.throw_away("too young, by Tempo's clock, for a search without a query")
+                    .await;
                 queryless = false;
                 continue;
             }
@@ -225,6 +232,10 @@ impl<'a> Work<'a> {
                         && let Found::Summaries(traces) = &found
                         && !self.is_vouched_for(traces, limit, density.as_ref())
                     {
+                        self.throw_away(
+                            "a search without a query that Tempo's count does not vouch for",
+                        )
+                        .await;
                         queryless = false;
                         continue;
                     }
@@ -324,8 +335,13 @@ impl<'a> Work<'a> {
             }
             Err(failure) => describe_failure(&mut fetch, failure),
         }
-        log.keep(fetch).await;
+        self.searched = log.keep(fetch).await;
         result
+    }
+
+    /// Records that the answer to the last search, whole as it seemed, does not count.
+    pub(super) async fn throw_away(&self, why: &str) {
+        self.log().throw_away(self.searched, why).await;
     }
 
     /// Looks one trace up by its ID and records that.

@@ -5,7 +5,11 @@
 //! Time is the database's, so that schedulers on several machines agree; a local clock that jumps moves no tick for longer
 //! than it takes to ask.
 
-use std::{collections::HashMap, path::PathBuf, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    path::PathBuf,
+    time::Duration,
+};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use sqlx::{Connection, PgPool};
@@ -14,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     job::{Diagnostics, Job, Loaded},
+    meter::Meter,
     store::{Holder, polls},
     submit::{self, Submission, SubmitError},
     worker::AtHand,
@@ -47,6 +52,9 @@ pub struct Scheduler {
     said: String,
     /// Changed jobs that were refused, and why.
     refused: HashMap<String, String>,
+    /// Files that cannot be taken over as they are now, each with what is wrong.
+    invalid: BTreeMap<String, String>,
+    meter: Meter,
     clock: Clock,
     /// Backfills that are being submitted.
     submissions: JoinSet<(Job, Result<bool, SubmitError>)>,
@@ -109,9 +117,18 @@ impl Scheduler {
             entries: entries.collect(),
             said: String::new(),
             refused: HashMap::new(),
+            invalid: BTreeMap::new(),
+            meter: Meter::default(),
             clock: Clock::default(),
             submissions: JoinSet::new(),
         }
+    }
+
+    /// Shows in this meter which job files cannot be taken over.
+    #[must_use]
+    pub fn metered(mut self, meter: Meter) -> Self {
+        self.meter = meter;
+        self
     }
 
     /// Records the jobs, their sources and datasets. A job that is refused is left out until its file is acceptable;
@@ -137,7 +154,11 @@ impl Scheduler {
         for (job, error) in &refused {
             self.entries.retain(|entry| entry.job.name != job.name);
             self.refused.insert(job.name.clone(), error.to_string());
+            let file = job.file.display().to_string();
+            self.invalid.insert(file, error.to_string());
         }
+        self.meter
+            .note_invalid_job_files(self.invalid.keys().cloned(), false);
         Ok(refused)
     }
 
@@ -273,6 +294,12 @@ impl Scheduler {
     /// Takes over what the files hold now: a job that is new or changed if it is accepted, else the last good version
     /// stays; a job whose file has gone rests until it is back.
     async fn take_over(&mut self, loaded: Loaded) {
+        let invalid_before = std::mem::take(&mut self.invalid);
+        for problem in loaded.problems.iter() {
+            let file = problem.file.display().to_string();
+            let wrong = self.invalid.entry(file).or_default();
+            wrong.push_str(&problem.to_string());
+        }
         self.say_problems(&loaded.problems);
         let mut present: Vec<String> = Vec::new();
         let twice = defined_twice(&loaded);
@@ -320,6 +347,11 @@ impl Scheduler {
                 entry.absent = true;
             }
         }
+        let invalid = self.invalid.iter();
+        let anew = invalid.filter(|(file, wrong)| invalid_before.get(*file) != Some(*wrong));
+        let anew = anew.count() > 0;
+        self.meter
+            .note_invalid_job_files(self.invalid.keys().cloned(), anew);
     }
 
     async fn accept(&mut self, job: Job) {
@@ -346,6 +378,8 @@ impl Scheduler {
 
     /// Says once why a changed job is not taken over.
     fn say_refused(&mut self, job: &Job, why: &str) {
+        let file = job.file.display().to_string();
+        self.invalid.insert(file, why.to_owned());
         let before = self.refused.insert(job.name.clone(), why.to_owned());
         if before.as_deref() != Some(why) {
             tracing::error!(job = job.name, file = %job.file.display(), "the changed job is not taken over, the last good version stays: {why}");

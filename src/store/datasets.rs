@@ -348,6 +348,12 @@ pub async fn delete(conn: &mut PgConnection, dataset: &str, definition: bool) ->
     sqlx::query!("DELETE FROM harvest.fetches WHERE dataset = $1", dataset)
         .execute(&mut *conn)
         .await?;
+    sqlx::query!(
+        "DELETE FROM harvest.pruned_fetches WHERE dataset = $1",
+        dataset
+    )
+    .execute(&mut *conn)
+    .await?;
     sqlx::query!("DELETE FROM harvest.traces WHERE dataset = $1", dataset)
         .execute(&mut *conn)
         .await?;

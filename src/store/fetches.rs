@@ -25,6 +25,10 @@ pub struct Fetch<'a> {
     pub query: Option<&'a str>,
     /// The limit sent.
     pub traces_limit: Option<u32>,
+    /// The most traces a search could ask for.
+    pub server_limit: Option<u32>,
+    /// Attempts at its window that had failed before.
+    pub retry: u32,
     /// Traces in the answer; of a look-up by ID, spans.
     pub returned: Option<usize>,
     /// How it ended: `complete`, `cut`, `limit`, `too_large`, `timeout`, `throttled`, `passing`, `access`, `query`, `unusable`.
@@ -41,7 +45,14 @@ pub struct Fetch<'a> {
     pub error: Option<&'a str>,
 }
 
-/// Records a request.
+impl Fetch<'_> {
+    /// Whether it is a search whose answer did not count: as harvest.fetches.thrown_away says.
+    pub fn is_thrown_away(&self) -> bool {
+        self.kind == "search" && matches!(self.outcome, "cut" | "too_large" | "unusable")
+    }
+}
+
+/// Records a request; returns its number.
 ///
 /// # Errors
 /// If the database refuses.
@@ -49,13 +60,15 @@ pub async fn record(
     conn: &mut PgConnection,
     holder: &Holder,
     fetch: &Fetch<'_>,
-) -> sqlx::Result<()> {
+) -> sqlx::Result<i64> {
     let at = |second| DateTime::from_timestamp(second, 0).unwrap_or(DateTime::<Utc>::MAX_UTC);
     let span: PgRange<DateTime<Utc>> = (at(fetch.span.start())..at(fetch.span.end())).into();
-    sqlx::query!(
+    sqlx::query_scalar!(
         "INSERT INTO harvest.fetches (source, dataset, window_id, kind, span, query, traces_limit, returned, outcome, status, bytes,
-                                      inspected_bytes, duration_ms, error, holder)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)",
+                                      inspected_bytes, duration_ms, error, holder, server_limit, retry, run_id)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17,
+                 (SELECT run_id FROM harvest.windows WHERE id = $3))
+         RETURNING id",
         fetch.source,
         fetch.dataset,
         fetch.window_id,
@@ -70,7 +83,23 @@ pub async fn record(
         fetch.inspected_bytes.and_then(|n| i64::try_from(n).ok()),
         i32::try_from(fetch.duration.as_millis()).unwrap_or(i32::MAX),
         fetch.error,
-        holder.as_str()
+        holder.as_str(),
+        fetch.server_limit.and_then(|n| i32::try_from(n).ok()),
+        i32::try_from(fetch.retry).unwrap_or(i32::MAX)
+    )
+    .fetch_one(conn)
+    .await
+}
+
+/// Records that the answer to a request, which was there in whole, did not count after all, and why.
+///
+/// # Errors
+/// If the database refuses.
+pub async fn throw_away(conn: &mut PgConnection, id: i64, why: &str) -> sqlx::Result<()> {
+    sqlx::query!(
+        "UPDATE harvest.fetches SET outcome = 'unusable', error = $2 WHERE id = $1",
+        id,
+        why
     )
     .execute(conn)
     .await?;

@@ -57,7 +57,7 @@ pub async fn prune_windows(
         r#"WITH looked_at AS MATERIALIZED (
                SELECT id FROM harvest.windows WHERE id > $1 AND created_at < $2 ORDER BY id LIMIT $3
            ), old AS MATERIALIZED (
-               SELECT w.id
+               SELECT w.id, (w.finished_at AT TIME ZONE 'UTC')::date AS day
                FROM looked_at JOIN harvest.windows w USING (id)
                JOIN harvest.runs r ON r.id = w.run_id
                JOIN harvest.datasets d ON d.name = w.dataset
@@ -73,13 +73,13 @@ pub async fn prune_windows(
                FOR UPDATE OF w SKIP LOCKED
            ), summed_up AS (
                INSERT INTO harvest.pruned_windows AS p
-                   (run_id, look, looked_at_before, windows_done, windows_failed, windows_cancelled, splits, done_s, traces_returned,
+                   (run_id, look, looked_at_before, day, windows_done, windows_failed, windows_cancelled, splits, done_s, traces_returned,
                     traces_new, traces_improved, requests, retries, last_done_at)
-               SELECT run_id, look, looked_at_before, sum(windows_done), sum(windows_failed), sum(windows_cancelled), sum(splits), sum(done_s),
+               SELECT run_id, look, looked_at_before, day, sum(windows_done), sum(windows_failed), sum(windows_cancelled), sum(splits), sum(done_s),
                       sum(traces_returned), sum(traces_new), sum(traces_improved), sum(requests), sum(retries), max(done_at)
                FROM harvest.window_figures JOIN old USING (id)
-               GROUP BY run_id, look, looked_at_before
-               ON CONFLICT (run_id, look, looked_at_before) DO UPDATE SET
+               GROUP BY run_id, look, looked_at_before, day
+               ON CONFLICT (run_id, look, looked_at_before, day) DO UPDATE SET
                    windows_done = p.windows_done + excluded.windows_done,
                    windows_failed = p.windows_failed + excluded.windows_failed,
                    windows_cancelled = p.windows_cancelled + excluded.windows_cancelled,
@@ -109,7 +109,7 @@ pub async fn prune_windows(
     })
 }
 
-/// Deletes the next `rows` requests after number `after` that were made before `before`.
+/// Deletes the next `rows` requests after number `after` that were made before `before`: they are added to their day's sums.
 ///
 /// # Errors
 /// If the database refuses.
@@ -121,7 +121,25 @@ pub async fn prune_fetches(
 ) -> sqlx::Result<Batch> {
     let row = sqlx::query!(
         r#"WITH old AS MATERIALIZED (
-               SELECT id FROM harvest.fetches WHERE id > $1 AND at < $2 ORDER BY id LIMIT $3 FOR UPDATE SKIP LOCKED
+               SELECT * FROM harvest.fetches WHERE id > $1 AND at < $2 ORDER BY id LIMIT $3 FOR UPDATE SKIP LOCKED
+           ), summed_up AS (
+               INSERT INTO harvest.pruned_fetches AS p
+                   (day, source, dataset, run_id, kind, outcome, duration_class, requests, retries, returned, bytes, inspected_bytes,
+                    inspected_requests, duration_ms, fullest)
+               SELECT (at AT TIME ZONE 'UTC')::date, source, coalesce(old.dataset, ''), r.id, old.kind, outcome, harvest.duration_class(duration_ms),
+                      count(*), count(*) FILTER (WHERE retry > 0), coalesce(sum(returned), 0), coalesce(sum(bytes), 0),
+                      coalesce(sum(inspected_bytes), 0), count(inspected_bytes), sum(duration_ms), max(limit_share)
+               FROM old LEFT JOIN harvest.runs r ON r.id = old.run_id
+               GROUP BY 1, 2, 3, 4, 5, 6, 7
+               ON CONFLICT (dataset, day, coalesce(run_id, 0), source, kind, outcome, duration_class) DO UPDATE SET
+                   requests = p.requests + excluded.requests,
+                   retries = p.retries + excluded.retries,
+                   returned = p.returned + excluded.returned,
+                   bytes = p.bytes + excluded.bytes,
+                   inspected_bytes = p.inspected_bytes + excluded.inspected_bytes,
+                   inspected_requests = p.inspected_requests + excluded.inspected_requests,
+                   duration_ms = p.duration_ms + excluded.duration_ms,
+                   fullest = greatest(p.fullest, excluded.fullest)
            ), gone AS (
                DELETE FROM harvest.fetches f USING old WHERE f.id = old.id RETURNING f.id
            )

@@ -23,6 +23,7 @@ pub mod found;
 pub mod history;
 pub mod housekeeping;
 pub mod lease;
+pub mod metrics;
 pub mod pace;
 pub mod polls;
 pub mod report;
@@ -30,7 +31,9 @@ pub mod retention;
 pub mod runs;
 pub mod sources;
 pub mod spans;
+pub mod stats;
 pub mod traces;
+pub mod warnings;
 pub mod windows;
 
 /// Our migrations; the queue has its own.

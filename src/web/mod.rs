@@ -5,19 +5,22 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use axum::{Router, middleware, routing::get};
+use axum::{Router, middleware};
 use chrono::{DateTime, Utc};
 use sqlx::PgPool;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::worker::Unusable;
+use crate::{meter::Meter, worker::Unusable};
 
 pub mod access;
+mod health;
+pub mod metrics;
 mod page;
 mod pages;
 
 pub use access::{Access, Token};
+pub use metrics::Ledger;
 
 /// How long answers that are under way may take when the process is to end.
 const FINISH_WITHIN: Duration = Duration::from_secs(3);
@@ -33,6 +36,10 @@ pub struct Context {
     pub unusable: Unusable,
     /// When this process began.
     pub since: DateTime<Utc>,
+    /// What it counts of its own.
+    pub meter: Meter,
+    /// What `/metrics` has read of the database last.
+    pub ledger: Ledger,
 }
 
 /// What handlers share.
@@ -84,12 +91,14 @@ impl Door {
 
 /// Every page, each behind its guard.
 pub fn router(shared: Shared, access: Access) -> Router {
-    let open = Router::new().route("/healthz", get(async || "ok\n"));
-    let guarded = pages::routes().layer(middleware::from_fn_with_state(
-        Arc::new(access),
-        access::guard,
-    ));
-    open.merge(guarded)
+    let guarded = pages::routes()
+        .merge(metrics::routes())
+        .layer(middleware::from_fn_with_state(
+            Arc::new(access),
+            access::guard,
+        ));
+    health::routes()
+        .merge(guarded)
         .with_state(shared)
         .layer(middleware::map_response(access::strict))
 }
