@@ -12,7 +12,7 @@ use super::UsageError;
 use crate::{
     meter::Meter,
     store::Holder,
-    web::{Access, Context, Door, Ledger, Token},
+    web::{Access, Context, Door, Token},
     worker::Unusable,
 };
 
@@ -118,13 +118,6 @@ pub(super) fn serve(
     meter: Meter,
     stop: &CancellationToken,
 ) -> JoinHandle<()> {
-    let shared = Arc::new(Context {
-        pool: pool.clone(),
-        holder: holder.to_string(),
-        unusable,
-        since: Utc::now(),
-        meter,
-        ledger: Ledger::default(),
-    });
-    tokio::spawn(door.serve(shared, stop.clone()))
+    let context = Context::new(pool.clone(), holder.to_string(), unusable, meter, Utc::now());
+    tokio::spawn(door.serve(Arc::new(context), stop.clone()))
 }

@@ -17,6 +17,7 @@ use crate::{container, window::Window};
 
 pub mod control;
 mod copy;
+pub mod dashboard;
 pub mod datasets;
 pub mod fetches;
 pub mod found;

@@ -14,10 +14,18 @@ use tokio_util::sync::CancellationToken;
 use crate::{meter::Meter, worker::Unusable};
 
 pub mod access;
+mod coverage;
+mod dataset;
+mod format;
 mod health;
+mod heat;
+mod hour;
 pub mod metrics;
+mod overview;
 mod page;
 mod pages;
+mod parts;
+mod plot;
 
 pub use access::{Access, Token};
 pub use metrics::Ledger;
@@ -40,6 +48,28 @@ pub struct Context {
     pub meter: Meter,
     /// What `/metrics` has read of the database last.
     pub ledger: Ledger,
+    latest: pages::Latest,
+}
+
+impl Context {
+    /// What the handlers of a process that began at `since` know.
+    pub fn new(
+        pool: PgPool,
+        holder: String,
+        unusable: Unusable,
+        meter: Meter,
+        since: DateTime<Utc>,
+    ) -> Self {
+        Self {
+            pool,
+            holder,
+            unusable,
+            since,
+            meter,
+            ledger: Ledger::default(),
+            latest: pages::Latest::default(),
+        }
+    }
 }
 
 /// What handlers share.
@@ -101,4 +131,10 @@ pub fn router(shared: Shared, access: Access) -> Router {
         .merge(guarded)
         .with_state(shared)
         .layer(middleware::map_response(access::strict))
+}
+
+/// An hour's name in addresses: `2026-11-20T13`.
+fn hour_name(second: i64) -> String {
+    let at = DateTime::<Utc>::from_timestamp(second, 0).unwrap_or_default();
+    at.format("%Y-%m-%dT%H").to_string()
 }

@@ -1,0 +1,3 @@
+-- What the dashboard looks for among a million requests.
+
+CREATE INDEX fetches_wrong ON harvest.fetches (at) WHERE outcome <> 'complete';
