@@ -15,6 +15,7 @@
 //! The ledger is the truth and the queue only delivers: whatever is lost between the two is put back, and whatever comes
 //! twice is dropped. A window is done only if everything in it is stored, in the same transaction.
 
+pub mod baseline;
 pub mod cli;
 pub mod container;
 pub mod control;

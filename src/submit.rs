@@ -12,7 +12,7 @@ use crate::{
     pace::Together,
     plan::{self, Plan, density::Sizing},
     store::{
-        Holder, Look,
+        Holder, Look, baselines,
         control::{self, Paused},
         datasets::{self, Fingerprint, Match},
         polls, report,
@@ -313,6 +313,14 @@ async fn record(tx: &mut PgConnection, job: &Job) -> Result<Outcome, SubmitError
     }
     let file = job.file.display().to_string();
     datasets::record_job(tx, &job.name, dataset, job.storable_text(), &file).await?;
+    let wish = baselines::Wish {
+        timezone: job.timezone.name(),
+        history_and_every_s: job
+            .baseline
+            .as_ref()
+            .map(|baseline| (whole_s(baseline.history), whole_s(baseline.every))),
+    };
+    baselines::record(tx, &job.name, &wish).await?;
     let now = polls::clock(tx).await?;
     Ok(retention::record(tx, dataset, &job.name, retention_s(job), now).await?)
 }
@@ -361,6 +369,10 @@ async fn ledger(conn: &mut PgConnection, dataset: &str) -> sqlx::Result<(WindowS
 fn storable_source(job: &Job) -> Result<serde_json::Value, SubmitError> {
     serde_json::to_value(job.source_spec.storable())
         .map_err(|error| SubmitError::Database(sqlx::Error::Encode(error.into())))
+}
+
+fn whole_s(duration: Duration) -> i64 {
+    i64::try_from(duration.as_secs()).unwrap_or(i64::MAX / 4)
 }
 
 /// A job's retention in seconds; `None`: its traces are kept for ever.

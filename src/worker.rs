@@ -12,6 +12,7 @@ use tokio::{task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    baseline::pass,
     harvest::Harvester,
     housekeeping,
     job::{ProcessEnv, Source, SourceSpec},
@@ -158,6 +159,7 @@ impl Worker {
         let mut discover = tokio::time::interval(DISCOVER_EVERY);
         let mut sweep = tokio::time::interval(SWEEP_EVERY);
         let housekeeping = tokio::spawn(keep_house(self.pool.clone(), stop.clone()));
+        let baselines = tokio::spawn(pass::keep(self.pool.clone(), stop.clone()));
         loop {
             tokio::select! {
                 () = stop.cancelled() => break,
@@ -185,6 +187,8 @@ impl Worker {
         for consumer in consumers.values() {
             consumer.pace.close().await;
         }
+        // A pass is one transaction: what is under way is as if it had never begun.
+        baselines.abort();
         // What it has not deleted until then is left for the next time.
         let keeping = housekeeping.abort_handle();
         if tokio::time::timeout(FINISH_HOUSEKEEPING, housekeeping)

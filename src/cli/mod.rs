@@ -8,6 +8,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::{control::ControlError, repair::RepairError};
 
+mod baseline;
 mod cancel;
 mod check;
 mod completions;
@@ -128,6 +129,8 @@ enum Command {
     Gaps(gaps::Args),
     /// Sum up what was asked of Tempo, what it cost, and what each look added
     Stats(stats::Args),
+    /// Show what is usual, hour by hour, and say whether a duration is
+    Baseline(baseline::Args),
     /// Show what was submitted, by whom and when, and what came of it
     Runs(runs::Args),
     /// Put what is missing on the queue again
@@ -220,6 +223,7 @@ async fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         Command::Status(args) => status::run(args).await?,
         Command::Gaps(args) => gaps::run(args).await?,
         Command::Stats(args) => stats::run(args).await?,
+        Command::Baseline(args) => baseline::run(args).await?,
         Command::Runs(args) => runs::run(args).await?,
         Command::Repair(args) => repair::run(args).await?,
         Command::Refetch(args) => refetch::run(args).await?,

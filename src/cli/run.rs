@@ -15,6 +15,7 @@ use super::{
     progress::Display,
 };
 use crate::{
+    baseline::pass,
     control,
     plan::Plan,
     store::{
@@ -169,6 +170,7 @@ pub(super) async fn run_targets(
             () = interrupted.again() => eprintln!("stopped at once; what was in hand is taken up again within a minute"),
         }
     }
+    bring_baselines_up_to_date(database, targets).await;
     let finished = waited
         .as_ref()
         .is_ok_and(|reports| reports.iter().all(|report| report.outcome != "interrupted"));
@@ -179,6 +181,16 @@ pub(super) async fn run_targets(
         }
     }
     waited
+}
+
+/// Once what was collected is stored, what it says is usual is to be had: there need be no `work` to compute it.
+async fn bring_baselines_up_to_date(database: &Database, targets: &[Target]) {
+    for target in targets {
+        let dataset = &target.job.dataset;
+        if let Err(error) = pass::bring_up_to_date(&database.pool, dataset).await {
+            tracing::warn!(dataset, %error, "cannot bring the baselines up to date; `baseline` tries again");
+        }
+    }
 }
 
 /// Windows of a paused run in the range would be waited for in vain.

@@ -3,7 +3,7 @@
 use chrono::{DateTime, Utc};
 use sqlx::{Connection, PgConnection};
 
-use super::{Look, control, traces::Merged};
+use super::{Look, baselines, control, traces::Merged};
 use crate::window::{Window, WindowSet};
 
 /// What makes two collections the same: coverage of one is coverage of the other.
@@ -333,7 +333,7 @@ pub async fn contents(conn: &mut PgConnection, dataset: &str) -> sqlx::Result<Op
     }))
 }
 
-/// Deletes a dataset's traces, spans, coverage, windows and requests. With `definition` also the dataset itself and its jobs.
+/// Deletes a dataset's traces, spans, baselines, coverage, windows and requests. With `definition` also the dataset itself and its jobs.
 ///
 /// # Errors
 /// If the database refuses.
@@ -360,6 +360,7 @@ pub async fn delete(conn: &mut PgConnection, dataset: &str, definition: bool) ->
     sqlx::query!("DELETE FROM harvest.spans WHERE dataset = $1", dataset)
         .execute(&mut *conn)
         .await?;
+    baselines::forget(&mut *conn, dataset).await?;
     sqlx::query!(
         "UPDATE harvest.datasets SET trace_count = 0, span_count = 0, deleted_before = NULL, requested_by_old_runs = '{}' WHERE name = $1",
         dataset

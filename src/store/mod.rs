@@ -15,6 +15,7 @@ use sqlx::{
 pub use crate::plan::Look;
 use crate::{container, window::Window};
 
+pub mod baselines;
 pub mod control;
 mod copy;
 pub mod dashboard;

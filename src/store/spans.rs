@@ -4,15 +4,25 @@
 //! of it until the transaction ends. Spans of traces that were not known can so be copied to where they belong; only those of
 //! known ones are merged, and these traces are computed anew from all the spans stored of them.
 
-use std::collections::{BTreeMap, HashSet};
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+};
 
-use sqlx::{PgConnection, Row as _};
+use sqlx::{FromRow as _, PgConnection, Row as _};
 
 use super::{
+    baselines::{self, Names},
     copy::{self, Copy, write_services},
-    traces::Merged,
+    traces::{Merged, Stored},
 };
-use crate::tempo::wire::spans::{Span, TraceSpans};
+use crate::{
+    baseline::{
+        Subject,
+        changes::{Changes, Sample},
+    },
+    tempo::wire::spans::{Span, TraceSpans},
+};
 
 const STAGING: &str = "
 CREATE TEMPORARY TABLE IF NOT EXISTS staged_span_traces (
@@ -47,9 +57,9 @@ WITH merged AS (
     ON CONFLICT (dataset, trace_id, span_id) DO UPDATE SET attributes = coalesce(s.attributes, '{}') || excluded.attributes
     WHERE coalesce(s.attributes, '{}') || excluded.attributes IS DISTINCT FROM coalesce(s.attributes, '{}')
       AND excluded.attributes IS NOT NULL
-    RETURNING trace_id, (xmax = 0) AS new
+    RETURNING trace_id, (xmax = 0) AS new, service, name, start_ns, duration_ns, status
 )
-SELECT count(*) FILTER (WHERE new) AS new, coalesce(array_agg(DISTINCT trace_id), '{}') AS touched FROM merged";
+SELECT * FROM merged";
 
 /// Computes known traces anew: those with new spans, and those that had been told by a search. What a search told of a trace
 /// holds where the spans say less: then they are not all of it.
@@ -68,6 +78,7 @@ WITH updated AS (
         exact = NOT coalesce(staged.incomplete, t.incomplete_in_source)
                 AND u.start_ns <= t.start_ns AND u.end_ns >= t.end_ns AND u.span_count >= coalesce(t.span_count, 0)
                 OR t.exact,
+        improved_from = harvest.before_improvement(t.start_ns, t.end_ns, t.root_service, t.root_name, t.error_count),
         updated_at = now()
     FROM harvest.traces_of_spans($1, ARRAY(
              SELECT trace_id FROM unnest($2::bytea[]) AS touched (trace_id)
@@ -77,11 +88,12 @@ WITH updated AS (
       AND (u.start_ns < t.start_ns OR u.end_ns > t.end_ns OR NOT t.exact
            OR u.span_count > coalesce(t.span_count, 0) OR u.error_count > coalesce(t.error_count, 0)
            OR (u.root_name IS NOT NULL AND (u.root_name, u.root_service) IS DISTINCT FROM (t.root_name, t.root_service)))
-    RETURNING t.trace_id
+    RETURNING t.trace_id, false AS new, t.start_ns, t.end_ns, t.root_service, t.root_name, t.error_count, t.improved_from
 )
-SELECT count(*) FROM (SELECT trace_id FROM updated UNION SELECT trace_id FROM unnest($2::bytea[]) AS touched (trace_id)) AS improved";
+SELECT * FROM updated";
 
-/// Stores spans and their traces, inside the caller's transaction. A trace without spans is not stored.
+/// Stores spans and their traces, inside the caller's transaction, and notes what that changed for the baselines. A trace
+/// without spans is not stored.
 ///
 /// # Errors
 /// If the database refuses.
@@ -112,30 +124,81 @@ pub async fn merge(
         new: i64::try_from(found.len() - known.len()).unwrap_or(0),
         ..Default::default()
     };
+    let mut changes = Changes::default();
     let mut copy = Copy::begin(&mut *conn, COPY_NEW).await?;
     for trace in found.iter().filter(|trace| !is_known(trace)) {
         write_spans(&mut copy, dataset, trace).await?;
         merged.spans += i64::try_from(trace.spans.len()).unwrap_or(0);
+        changes.add(&Summary::of(&trace.spans).sample());
+        for span in &trace.spans {
+            changes.add(&sample(span));
+        }
     }
     copy.end().await?;
-    if known.is_empty() {
-        return Ok(merged);
+    if !known.is_empty() {
+        merge_known(conn, dataset, &found, known, &mut merged, &mut changes).await?;
     }
+    baselines::note(conn, dataset, &changes).await?;
+    Ok(merged)
+}
+
+/// Stores the spans of traces that are known, and computes these anew.
+async fn merge_known(
+    conn: &mut PgConnection,
+    dataset: &str,
+    found: &[TraceSpans],
+    known: HashSet<Vec<u8>>,
+    merged: &mut Merged,
+    changes: &mut Changes,
+) -> sqlx::Result<()> {
     let mut copy = Copy::begin(&mut *conn, COPY_KNOWN).await?;
-    for trace in found.iter().filter(is_known) {
+    for trace in found
+        .iter()
+        .filter(|trace| known.contains(trace.trace_id.as_slice()))
+    {
         write_spans(&mut copy, dataset, trace).await?;
     }
     copy.end().await?;
-    let row = sqlx::query(MERGE_SPANS).fetch_one(&mut *conn).await?;
-    merged.spans += row.try_get::<i64, _>("new")?;
-    let touched: Vec<Vec<u8>> = row.try_get("touched")?;
-    merged.improved = sqlx::query_scalar(RECOMPUTE)
+    let mut names = Names::default();
+    let mut touched: HashSet<Vec<u8>> = HashSet::new();
+    for row in sqlx::query(MERGE_SPANS).fetch_all(&mut *conn).await? {
+        touched.insert(row.try_get("trace_id")?);
+        if row.try_get("new")? {
+            merged.spans += 1;
+            changes.add(&Sample {
+                subject: Subject::Span,
+                service: names.of(row.try_get("service")?),
+                operation: names.of(row.try_get("name")?),
+                start_ns: row.try_get("start_ns")?,
+                duration_ns: row.try_get("duration_ns")?,
+                failed: Some(row.try_get::<String, _>("status")? == "error"),
+            });
+        }
+    }
+    let rows = sqlx::query(RECOMPUTE)
         .bind(dataset)
-        .bind(touched)
+        .bind(touched.iter().collect::<Vec<_>>())
         .bind(known.into_iter().collect::<Vec<_>>())
-        .fetch_one(&mut *conn)
+        .fetch_all(&mut *conn)
         .await?;
-    Ok(merged)
+    for row in rows {
+        Stored::from_row(&row)?.tell(&mut names, changes);
+        touched.insert(row.try_get("trace_id")?);
+    }
+    merged.improved = i64::try_from(touched.len()).unwrap_or(i64::MAX);
+    Ok(())
+}
+
+/// A span that was found, as far as baselines go.
+fn sample(span: &Span) -> Sample {
+    Sample {
+        subject: Subject::Span,
+        service: span.service.clone(),
+        operation: Some(Arc::clone(&span.name)),
+        start_ns: span.start_ns,
+        duration_ns: span.duration_ns,
+        failed: Some(span.is_error()),
+    }
 }
 
 /// What the spans of a trace of this dataset take on disk on average, their indexes included, bytes; `None` while there are too
@@ -207,6 +270,18 @@ impl<'a> Summary<'a> {
             }
         }
         summary
+    }
+
+    /// The trace, as far as baselines go.
+    fn sample(&self) -> Sample {
+        Sample {
+            subject: Subject::Trace,
+            service: self.root.and_then(|root| root.service.clone()),
+            operation: self.root.map(|root| Arc::clone(&root.name)),
+            start_ns: self.start_ns,
+            duration_ns: self.end_ns - self.start_ns,
+            failed: Some(self.errors > 0),
+        }
     }
 }
 

@@ -3,13 +3,19 @@
 use std::collections::HashSet;
 
 use chrono::{DateTime, Utc};
-use sqlx::{Connection, PgConnection, Row, postgres::types::PgRange};
+use serde::Deserialize;
+use sqlx::{Connection, PgConnection, postgres::types::PgRange, types::Json};
 
 use super::{
+    baselines::{self, Names},
     copy::{Copy, write_services},
     range,
 };
 use crate::{
+    baseline::{
+        Subject,
+        changes::{Changes, Sample},
+    },
     tempo::wire::{ServiceCounts, Services, TraceSummary, by_service},
     window::Window,
 };
@@ -48,6 +54,7 @@ WITH merged AS (
         services = harvest.merge_services(t.services, excluded.services),
         span_count = harvest.sum_services(harvest.merge_services(t.services, excluded.services), 'spans'),
         error_count = harvest.sum_services(harvest.merge_services(t.services, excluded.services), 'errors'),
+        improved_from = harvest.before_improvement(t.start_ns, t.end_ns, t.root_service, t.root_name, t.error_count),
         updated_at = now()
     WHERE NOT t.exact
       AND (excluded.start_ns < t.start_ns OR excluded.end_ns > t.end_ns
@@ -55,9 +62,9 @@ WITH merged AS (
            OR (t.root_name IS NULL AND excluded.root_name IS NOT NULL)
            OR (excluded.services IS DISTINCT FROM t.services
                AND harvest.merge_services(t.services, excluded.services) IS DISTINCT FROM t.services))
-    RETURNING (xmax = 0) AS new
+    RETURNING (xmax = 0) AS new, start_ns, end_ns, root_service, root_name, error_count, improved_from
 )
-SELECT count(*) FILTER (WHERE new), count(*) FILTER (WHERE NOT new) FROM merged";
+SELECT * FROM merged";
 
 /// What storing traces changed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -70,7 +77,7 @@ pub struct Merged {
     pub spans: i64,
 }
 
-/// Stores the traces found in a window, inside the caller's transaction.
+/// Stores the traces found in a window, inside the caller's transaction, and notes what that changed for the baselines.
 ///
 /// Most of what a backfill finds is new, and need not be merged: what lies wholly inside the window, and is not known from
 /// there, is copied in at once. Whatever else stands in its way (another window brought a fragment of the trace) is told
@@ -85,14 +92,28 @@ pub async fn store(
     window: Window,
     found: Vec<TraceSummary>,
 ) -> sqlx::Result<Merged> {
+    let mut changes = Changes::default();
+    let merged = store_and_tell(&mut *conn, dataset, window, found, &mut changes).await?;
+    baselines::note(conn, dataset, &changes).await?;
+    Ok(merged)
+}
+
+/// [`store`], telling what it changed.
+async fn store_and_tell(
+    conn: &mut PgConnection,
+    dataset: &str,
+    window: Window,
+    found: Vec<TraceSummary>,
+    changes: &mut Changes,
+) -> sqlx::Result<Merged> {
     let found = combine(found);
     if found.len() < COPY_FROM {
-        return merge(conn, dataset, &found).await;
+        return merge(conn, dataset, &found, changes).await;
     }
     let most_known = found.len() / MOST_KNOWN;
     let known = known_in(conn, dataset, window, most_known + 1).await?;
     if known.len() > most_known {
-        return merge(conn, dataset, &found).await;
+        return merge(conn, dataset, &found, changes).await;
     }
     let is_inside = |trace: &TraceSummary| {
         // Ends are cut off to the millisecond.
@@ -109,6 +130,7 @@ pub async fn store(
     let new = match copied {
         Ok(()) => {
             savepoint.commit().await?;
+            inside.iter().for_each(|trace| changes.add(&sample(trace)));
             i64::try_from(inside.len()).unwrap_or(i64::MAX)
         }
         Err(sqlx::Error::Database(error)) if error.is_unique_violation() => {
@@ -119,7 +141,7 @@ pub async fn store(
         }
         Err(error) => return Err(error),
     };
-    let merged = merge(conn, dataset, &others).await?;
+    let merged = merge(conn, dataset, &others, changes).await?;
     Ok(Merged {
         new: merged.new + new,
         ..merged
@@ -157,21 +179,92 @@ async fn merge(
     conn: &mut PgConnection,
     dataset: &str,
     found: &[TraceSummary],
+    changes: &mut Changes,
 ) -> sqlx::Result<Merged> {
     if found.is_empty() {
         return Ok(Merged::default());
     }
     sqlx::raw_sql(STAGING).execute(&mut *conn).await?;
     copy(conn, COPY_STAGED, None, found).await?;
-    let row = sqlx::query(MERGE)
+    let rows = sqlx::query_as::<_, Stored>(MERGE)
         .bind(dataset)
-        .fetch_one(&mut *conn)
+        .fetch_all(&mut *conn)
         .await?;
-    Ok(Merged {
-        new: row.try_get(0)?,
-        improved: row.try_get(1)?,
-        spans: 0,
-    })
+    let mut merged = Merged::default();
+    let mut names = Names::default();
+    for row in rows {
+        match row.new {
+            true => merged.new += 1,
+            false => merged.improved += 1,
+        }
+        row.tell(&mut names, changes);
+    }
+    Ok(merged)
+}
+
+/// A trace that was found, as far as baselines go.
+fn sample(trace: &TraceSummary) -> Sample {
+    Sample {
+        subject: Subject::Trace,
+        service: trace.root_service.clone(),
+        operation: trace.root_name.clone(),
+        start_ns: trace.start_ns,
+        duration_ns: trace.end_ns() - trace.start_ns,
+        failed: trace
+            .services
+            .as_ref()
+            .map(|services| services.iter().any(|(_, counts)| counts.errors > 0)),
+    }
+}
+
+/// A row that was stored or improved.
+#[derive(sqlx::FromRow)]
+pub(super) struct Stored {
+    new: bool,
+    start_ns: i64,
+    end_ns: i64,
+    root_service: Option<String>,
+    root_name: Option<String>,
+    error_count: Option<i32>,
+    improved_from: Option<Json<Before>>,
+}
+
+/// What it was before, as `harvest.before_improvement` tells it.
+#[derive(Deserialize)]
+struct Before {
+    start_ns: i64,
+    end_ns: i64,
+    root_service: Option<String>,
+    root_name: Option<String>,
+    error_count: Option<i32>,
+}
+
+impl Stored {
+    /// Tells the baselines.
+    pub(super) fn tell(self, names: &mut Names, changes: &mut Changes) {
+        let is = Sample {
+            subject: Subject::Trace,
+            service: names.of(self.root_service),
+            operation: names.of(self.root_name),
+            start_ns: self.start_ns,
+            duration_ns: self.end_ns - self.start_ns,
+            failed: self.error_count.map(|errors| errors > 0),
+        };
+        match self.improved_from.filter(|_| !self.new) {
+            None => changes.add(&is),
+            Some(Json(before)) => {
+                let was = Sample {
+                    subject: Subject::Trace,
+                    service: names.of(before.root_service),
+                    operation: names.of(before.root_name),
+                    start_ns: before.start_ns,
+                    duration_ns: before.end_ns - before.start_ns,
+                    failed: before.error_count.map(|errors| errors > 0),
+                };
+                changes.replace(&was, &is);
+            }
+        }
+    }
 }
 
 /// Copies traces into a table, which begins with the dataset if one is given.
