@@ -38,6 +38,7 @@ pub mod status;
 pub mod store;
 pub mod submit;
 pub mod tempo;
+pub mod verify;
 pub mod warnings;
 pub mod web;
 pub mod window;

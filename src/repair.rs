@@ -108,7 +108,7 @@ impl Request<'_> {
     async fn put_on_queue(
         &self,
         conn: &mut PgConnection,
-        kind: Kind,
+        (kind, command): (Kind, &str),
         settle_s: i64,
         windows: &[Window],
     ) -> Result<Option<(String, i64)>, RepairError> {
@@ -122,7 +122,7 @@ impl Request<'_> {
             kind,
             requested,
             settle_s,
-            command: kind.name(),
+            command,
             holder: self.holder,
         };
         let run_id = runs::insert(conn, &run).await?;
@@ -202,7 +202,7 @@ pub async fn repair(
     }
     let windows = cut(&to_fetch);
     let run = request
-        .put_on_queue(&mut tx, Kind::Repair, settle_s, &windows)
+        .put_on_queue(&mut tx, (Kind::Repair, "repair"), settle_s, &windows)
         .await?;
     tx.commit().await?;
     Ok(Planned {
@@ -249,12 +249,47 @@ pub async fn refetch(
     let age_s = hull(&windows).map_or(0, |hull| request.now.timestamp() - hull.end());
     let settle_s = settle_s.min(age_s).max(0);
     let run = request
-        .put_on_queue(&mut tx, Kind::Refetch, settle_s, &windows)
+        .put_on_queue(&mut tx, (Kind::Refetch, "refetch"), settle_s, &windows)
         .await?;
     tx.commit().await?;
     Ok(Planned {
         run,
         queued_s: BTreeMap::from([(COVERED, total(&windows))]),
+        windows,
+        left_s,
+    })
+}
+
+/// Puts what was found to disagree on the queue, to be fetched again as far as it is covered. It is a repair: what is fetched is
+/// taken as it is, also where an earlier look brought more.
+///
+/// # Errors
+/// If there is something to fetch and its job is paused or gone, or the database refuses; then nothing was changed.
+pub async fn fetch_again(
+    conn: &mut PgConnection,
+    request: &Request<'_>,
+    stretches: &WindowSet,
+) -> Result<Planned, RepairError> {
+    let mut tx = conn.begin().await?;
+    datasets::lock_for_planning(&mut tx, request.dataset).await?;
+    let (all, left_s) = refetchable(&mut tx, request).await?;
+    let windows: Vec<Window> = all
+        .into_iter()
+        .flat_map(|window| {
+            let common = stretches.intersection(&window.into());
+            common.iter().collect::<Vec<Window>>()
+        })
+        .collect();
+    let settle_s = report::settle(&mut tx, request.dataset).await?.all_s;
+    let age_s = hull(&windows).map_or(0, |hull| request.now.timestamp() - hull.end());
+    let settle_s = settle_s.min(age_s).max(0);
+    let run = request
+        .put_on_queue(&mut tx, (Kind::Repair, "verify"), settle_s, &windows)
+        .await?;
+    tx.commit().await?;
+    Ok(Planned {
+        run,
+        queued_s: BTreeMap::from([("disagrees", total(&windows))]),
         windows,
         left_s,
     })

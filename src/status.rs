@@ -17,6 +17,7 @@ use crate::{
         retention,
         runs::Kind,
         sources,
+        verify::{self, Verified},
         warnings::{self, SealedStretch},
         windows,
     },
@@ -58,6 +59,8 @@ pub struct DatasetStatus {
     pub pace: Option<Pace>,
     /// What is still to be collected.
     pub backlog: Backlog,
+    /// How its hours stood when they were last verified.
+    pub verified: Vec<Verified>,
 }
 
 /// What should be collected by now, at any look, and is not.
@@ -193,6 +196,7 @@ async fn of_dataset(
         paused: control::paused_of(conn, &state.name).await?,
         pace: pace::present(conn, &state.source).await?,
         gaps,
+        verified: verify::verified(conn, &state.name).await?,
         requested,
         covered: ledger.sealed,
         failed_windows,

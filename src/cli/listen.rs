@@ -118,6 +118,12 @@ pub(super) fn serve(
     meter: Meter,
     stop: &CancellationToken,
 ) -> JoinHandle<()> {
-    let context = Context::new(pool.clone(), holder.to_string(), unusable, meter, Utc::now());
+    let context = Context::new(
+        pool.clone(),
+        holder.to_string(),
+        unusable,
+        meter,
+        Utc::now(),
+    );
     tokio::spawn(door.serve(Arc::new(context), stop.clone()))
 }

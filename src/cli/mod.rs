@@ -6,10 +6,11 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
-use crate::{control::ControlError, repair::RepairError};
+use crate::{control::ControlError, repair::RepairError, verify::source::SourceError};
 
 mod baseline;
 mod cancel;
+mod certificate;
 mod check;
 mod completions;
 mod confirm;
@@ -38,6 +39,7 @@ mod schema;
 mod stats;
 mod status;
 mod submit;
+mod verify;
 mod work;
 
 /// How a command ended.
@@ -76,6 +78,12 @@ impl Refusal for ControlError {
 }
 
 impl Refusal for RepairError {
+    fn is_of_database(&self) -> bool {
+        matches!(self, Self::Database(_))
+    }
+}
+
+impl Refusal for SourceError {
     fn is_of_database(&self) -> bool {
         matches!(self, Self::Database(_))
     }
@@ -137,6 +145,8 @@ enum Command {
     Repair(repair::Args),
     /// Fetch again what is covered
     Refetch(refetch::Args),
+    /// Compare what is stored with what Tempo has, hour by hour
+    Verify(verify::Args),
     /// Stop fetching for a job or a run, until `resume`
     Pause(pause::Args),
     /// Let a paused job or run go on
@@ -227,6 +237,7 @@ async fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         Command::Runs(args) => runs::run(args).await?,
         Command::Repair(args) => repair::run(args).await?,
         Command::Refetch(args) => refetch::run(args).await?,
+        Command::Verify(args) => verify::run(args).await?,
         Command::Pause(args) => pause::run(args).await?,
         Command::Resume(args) => resume::run(args).await?,
         Command::Cancel(args) => cancel::run(args).await?,

@@ -13,7 +13,7 @@ use crate::{
     control,
     job::Detail,
     status::{self, DatasetStatus, Live},
-    store::{pace::Pace, report::LaterLooks},
+    store::{pace::Pace, report::LaterLooks, verify::Verified},
     warnings::{self, Kind, Warning},
     window::rfc3339,
 };
@@ -57,6 +57,8 @@ struct Json {
     paused: Vec<serde_json::Value>,
     /// Of the dataset, and of its source.
     warnings: Vec<Warning>,
+    /// Hours by depth and verdict, as they were last verified.
+    verified: Vec<Verified>,
 }
 
 /// How polls keep up.
@@ -201,6 +203,7 @@ fn as_json(status: &DatasetStatus, warnings: &[Warning]) -> Json {
             .filter(|warning| warning.is_about(&state.name, &state.source))
             .cloned()
             .collect(),
+        verified: status.verified.clone(),
         source_pace: status.pace.as_ref().map(|pace| PaceJson {
             source: state.source.clone(),
             requests_per_second: pace.requests_per_second,
@@ -299,6 +302,9 @@ fn print(out: &mut impl Write, status: &DatasetStatus) -> std::io::Result<()> {
     if let Some(live) = &status.live {
         print_live(out, live, status.provisional_s())?;
     }
+    if let Some(line) = verified(&status.verified) {
+        writeln!(out, "  verified {line}")?;
+    }
     for here in &status.paused {
         let what = match here.run {
             Some(run) => format!("run {run} of job {}", here.job),
@@ -321,6 +327,27 @@ fn print(out: &mut impl Write, status: &DatasetStatus) -> std::io::Result<()> {
         )?;
     }
     Ok(())
+}
+
+/// How the hours of a dataset stand that were verified, by depth; nothing if none was.
+fn verified(all: &[Verified]) -> Option<String> {
+    let depths = all.chunk_by(|a, b| a.depth == b.depth);
+    let words: Vec<String> = depths
+        .filter_map(|of_depth| {
+            let first = of_depth.first()?;
+            let last_at = of_depth.iter().map(|verified| verified.last_at).max()?;
+            let by = match first.depth.as_str() {
+                "counts" => "by counts",
+                depth => depth,
+            };
+            let hours: Vec<String> = of_depth
+                .iter()
+                .map(|verified| format!("{} h {}", verified.hours, verified.verdict))
+                .collect();
+            Some(format!("{by}: {} ({})", hours.join(", "), seconds(last_at)))
+        })
+        .collect();
+    (!words.is_empty()).then(|| words.join("; "))
 }
 
 fn print_live(out: &mut impl Write, live: &Live, provisional_s: i64) -> std::io::Result<()> {

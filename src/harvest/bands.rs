@@ -313,6 +313,12 @@ impl Full<'_, '_> {
 
     async fn store(&mut self, found: Found) -> Result<usize, Outcome> {
         let number = found.len();
+        if let Some(listed) = &mut self.work.listed {
+            if let Found::Summaries(traces) = found {
+                listed.extend(traces);
+            }
+            return Ok(number);
+        }
         self.seen.extend(found.ids());
         let mut conn = self
             .work

@@ -27,6 +27,7 @@ use crate::{
 };
 
 mod bands;
+pub mod listing;
 mod log;
 mod spans;
 pub mod survey;

@@ -63,6 +63,8 @@ pub(super) struct Work<'a> {
     searched: Option<i64>,
     /// What is asked of each span; `None` unless the detail is spans.
     pub(super) wanted: Option<Arc<Wanted>>,
+    /// Traces that came in parts, where these are listed and not stored.
+    pub(super) listed: Option<Vec<TraceSummary>>,
 }
 
 impl<'a> Work<'a> {
@@ -76,6 +78,15 @@ impl<'a> Work<'a> {
             searched: None,
             wanted: (claimed.detail == Detail::Spans.name())
                 .then(|| Arc::new(Wanted::new(attributes))),
+            listed: None,
+        }
+    }
+
+    /// The same, for a list of the traces: nothing is stored, and no search is sent without a query.
+    pub(super) fn listing(harvester: &'a Harvester, claimed: &'a Claimed) -> Self {
+        Self {
+            listed: Some(Vec::new()),
+            ..Self::new(harvester, claimed)
         }
     }
 
@@ -95,7 +106,10 @@ impl<'a> Work<'a> {
             holder: &self.harvester.holder,
             client: &self.harvester.client,
             dataset: &self.claimed.dataset,
-            window_id: Some(self.claimed.lease.window_id),
+            window_id: match self.listed {
+                Some(_) => None,
+                None => Some(self.claimed.lease.window_id),
+            },
             retry: self.claimed.attempts + self.claimed.throttled,
             meter: Some(&self.harvester.meter),
         }
@@ -133,11 +147,13 @@ impl<'a> Work<'a> {
     /// vouched for.
     fn may_be_queryless(&self) -> bool {
         let room = u64::from(self.ceiling()) / QUERYLESS_MARGIN as u64;
-        survey::prefers_queryless(
-            self.client(),
-            self.claimed.query.as_deref(),
-            &self.claimed.detail,
-        ) && self.claimed.expected.is_none_or(|expected| expected < room)
+        self.listed.is_none()
+            && survey::prefers_queryless(
+                self.client(),
+                self.claimed.query.as_deref(),
+                &self.claimed.detail,
+            )
+            && self.claimed.expected.is_none_or(|expected| expected < room)
             && self.client().may_count()
     }
 

@@ -354,6 +354,7 @@ impl<'a> Loader<'a> {
             poll: validated.poll,
             baseline: validated.baseline,
             retention: validated.retention,
+            verify: validated.verify,
             file: file.to_owned(),
             text,
             storable_text,

@@ -84,6 +84,8 @@ pub struct Job {
     pub baseline: Option<Baseline>,
     /// How long what was collected is kept; `None`: for ever.
     pub retention: Option<Retention>,
+    /// Comparing with what Tempo has, on a schedule; `None`: only when `verify` is called.
+    pub verify: Option<Verify>,
     /// The job file, as it was named.
     pub file: PathBuf,
     /// The TOML as it is written: unexpanded, but with the literal secrets of an inline source, if there are any.
@@ -234,6 +236,17 @@ pub struct Retention {
     pub traces: Duration,
 }
 
+/// Comparing what was collected with what Tempo has, on a schedule.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Verify {
+    /// When.
+    pub schedule: Schedule,
+    /// How far back from now: whole seconds, 1h to 3650d.
+    pub last: Duration,
+    /// Whether everything is listed again, or only counted.
+    pub deep: bool,
+}
+
 impl Job {
     /// The TOML as it may be stored: unexpanded, and without the literal secrets of an inline source.
     pub fn storable_text(&self) -> &str {
@@ -273,6 +286,7 @@ impl fmt::Debug for Job {
             .field("poll", &self.poll)
             .field("baseline", &self.baseline)
             .field("retention", &self.retention)
+            .field("verify", &self.verify)
             .field("file", &self.file)
             .finish_non_exhaustive()
     }

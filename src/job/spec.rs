@@ -27,6 +27,7 @@ pub(super) const DEFAULT_POLL_LOOKBACK_MAX: Duration = Duration::from_secs(600);
 pub(super) const DEFAULT_POLL_SEAL_AFTER: Duration = Duration::from_secs(3_600);
 pub(super) const DEFAULT_BASELINE_EVERY: Duration = Duration::from_secs(30);
 pub(super) const DEFAULT_BASELINE_HISTORY: Duration = Duration::from_secs(7 * 86_400);
+pub(super) const DEFAULT_VERIFY_LAST: Duration = Duration::from_secs(86_400);
 pub(super) const DEFAULT_CONCURRENCY: i64 = 4;
 pub(super) const DEFAULT_REQUESTS_PER_SECOND: f64 = 20.0;
 pub(super) const DEFAULT_TIMEOUT: Duration = Duration::from_secs(60);
@@ -72,6 +73,8 @@ pub struct JobSpec {
     pub baseline: Option<BaselineSpec>,
     /// How long what was collected is kept; without it, for ever.
     pub retention: Option<RetentionSpec>,
+    /// Comparing what was collected with what Tempo has, on a schedule.
+    pub verify: Option<VerifySpec>,
 }
 
 /// A source by its name, or written out.
@@ -208,6 +211,21 @@ pub struct RetentionSpec {
     /// shorter one than before waits for `prune`.
     #[schemars(extend("examples" = ["30d"]))]
     pub traces: DurationText,
+}
+
+/// Comparing what was collected with what Tempo has, on a schedule: `work` does what `verify` does.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct VerifySpec {
+    /// When: cron, seconds first.
+    #[schemars(extend("examples" = ["0 30 4 * * *", "@daily"]))]
+    pub schedule: String,
+    /// How far back from now, in whole hours: 1h to 3650d.
+    #[schemars(extend("default" = duration::format(DEFAULT_VERIFY_LAST)))]
+    pub last: Option<DurationText>,
+    /// Whether everything is listed again and IDs are compared, or only counts.
+    #[schemars(extend("default" = false))]
+    pub deep: Option<bool>,
 }
 
 /// `sources.toml`: what belongs to the Tempo servers, once for all jobs in the same folder. Each table is a source, by its name.

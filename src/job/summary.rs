@@ -4,7 +4,7 @@ use chrono_tz::Tz;
 
 use super::diagnostics::quoted;
 use super::validate::Validated;
-use super::{Backfill, BackfillRange, Order, Poll, Ticks, duration, instant};
+use super::{Backfill, BackfillRange, Order, Poll, Ticks, Verify, duration, instant};
 
 /// A job, as far as it is known without its source.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,6 +60,11 @@ impl Validated {
                 .as_ref()
                 .map(|retention| format!("kept for {}", duration::format(retention.traces))),
         );
+        parts.extend(
+            self.verify
+                .as_ref()
+                .map(|verify| verify_summary(verify, self.timezone)),
+        );
         let disabled = if self.enabled { "" } else { " (disabled)" };
         Outline {
             name: name.to_owned(),
@@ -88,6 +93,15 @@ fn backfill_summary(backfill: &Backfill, timezone: Tz) -> String {
     };
     let window = duration::format(backfill.window);
     format!("backfill of {range} in windows of {window}, {order}{when}")
+}
+
+fn verify_summary(verify: &Verify, timezone: Tz) -> String {
+    let depth = match verify.deep {
+        true => "deeply",
+        false => "by counts",
+    };
+    let (last, schedule) = (duration::format(verify.last), &verify.schedule);
+    format!("the last {last} verified {depth} at `{schedule}` {timezone}")
 }
 
 fn poll_summary(poll: &Poll, timezone: Tz) -> String {

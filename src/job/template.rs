@@ -133,6 +133,17 @@ impl Template {
             ("", ""),
             ("# [retention]", "without it traces are kept for ever"),
             ("# traces = \"30d\"", "deleted so long after their start"),
+            ("", ""),
+            (
+                "# [verify]",
+                "`work` compares what is stored with what Tempo has",
+            ),
+            ("# schedule = \"0 30 4 * * *\"", "every day at 04:30:00"),
+            ("# last = \"1d\"", ""),
+            (
+                "# deep = true",
+                "lists everything again; else by Tempo's counts",
+            ),
         ];
         Ok(lines
             .into_iter()

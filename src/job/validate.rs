@@ -15,11 +15,12 @@ use super::spec::{
     BackfillSpec, BaselineSpec, DEFAULT_BACKFILL_SETTLE, DEFAULT_BACKFILL_WINDOW,
     DEFAULT_BASELINE_EVERY, DEFAULT_BASELINE_HISTORY, DEFAULT_POLL_DELAY, DEFAULT_POLL_EVERY,
     DEFAULT_POLL_LOOKBACK, DEFAULT_POLL_LOOKBACK_MAX, DEFAULT_POLL_SEAL_AFTER, DEFAULT_TIMEZONE,
-    DatetimeText, DetailSpec, JobSpec, OrderSpec, PollSpec, RetentionSpec, SelectSpec,
+    DEFAULT_VERIFY_LAST, DatetimeText, DetailSpec, JobSpec, OrderSpec, PollSpec, RetentionSpec,
+    SelectSpec, VerifySpec,
 };
 use super::{
     Backfill, BackfillRange, Baseline, Detail, LONGEST_WINDOW, Order, Poll, Retention, Schedule,
-    Select, Ticks, duration, instant, schedule, traceql,
+    Select, Ticks, Verify, duration, instant, schedule, traceql,
 };
 
 const DAY_S: u64 = 86_400;
@@ -35,6 +36,7 @@ pub(super) struct Validated {
     pub poll: Option<Poll>,
     pub baseline: Option<Baseline>,
     pub retention: Option<Retention>,
+    pub verify: Option<Verify>,
 }
 
 /// Validates all of `spec` but its source and its name; problems go to `reader`. `None` when anything is wrong or not known.
@@ -82,6 +84,10 @@ pub(super) fn validate(
         let backfill = backfill.as_ref().and_then(Option::as_ref);
         read_retention(retention, &root.child("retention"), backfill, reader)
     });
+    let verify = spec
+        .verify
+        .as_ref()
+        .map(|verify| read_verify(verify, &root.child("verify"), &clock, reader));
     Some(Validated {
         dataset: dataset?,
         enabled: spec.enabled.unwrap_or(true),
@@ -91,6 +97,7 @@ pub(super) fn validate(
         poll: all_or_none(poll)?,
         baseline: all_or_none(baseline)?,
         retention: all_or_none(retention)?,
+        verify: all_or_none(verify)?,
     })
 }
 
@@ -507,6 +514,26 @@ fn read_baseline(spec: &BaselineSpec, at: &KeyPath, reader: &mut Reader<'_>) -> 
     Some(Baseline {
         every: every?,
         history: history?,
+    })
+}
+
+fn read_verify(
+    spec: &VerifySpec,
+    at: &KeyPath,
+    clock: &Clock,
+    reader: &mut Reader<'_>,
+) -> Option<Verify> {
+    let schedule = read_schedule(&at.child("schedule"), Some(&spec.schedule), clock, reader);
+    let last = reader.duration(
+        &at.child("last"),
+        spec.last.as_ref(),
+        DEFAULT_VERIFY_LAST,
+        Bounds::seconds(3_600, TEN_YEARS_S),
+    );
+    Some(Verify {
+        schedule: schedule??,
+        last: last?,
+        deep: spec.deep.unwrap_or(false),
     })
 }
 

@@ -13,14 +13,15 @@ use std::{
 
 use chrono::{DateTime, TimeDelta, Utc};
 use sqlx::{Connection, PgPool};
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    job::{Diagnostics, Job, Loaded},
+    job::{Diagnostics, Job, Loaded, Source},
     meter::Meter,
-    store::{Holder, polls},
+    store::{self, Holder, polls},
     submit::{self, Submission, SubmitError},
+    verify::nightly,
     worker::AtHand,
 };
 
@@ -58,6 +59,8 @@ pub struct Scheduler {
     clock: Clock,
     /// Backfills that are being submitted.
     submissions: JoinSet<(Job, Result<bool, SubmitError>)>,
+    /// Names of jobs that are being verified.
+    verifications: JoinSet<String>,
 }
 
 /// A job that is scheduled.
@@ -73,6 +76,20 @@ struct Entry {
     paused: bool,
     /// Its backfill is being submitted.
     submitting: bool,
+    /// When it is verified next; `None`: never again.
+    verify_at: Option<DateTime<Utc>>,
+    /// It is being verified.
+    verifying: bool,
+}
+
+/// What is known of a job when it is recorded.
+struct Registered {
+    /// The database's clock.
+    now: DateTime<Utc>,
+    /// The last tick of its backfill's schedule.
+    scheduled_at: Option<DateTime<Utc>>,
+    /// The last tick of its [verify].
+    verified_at: Option<DateTime<Utc>>,
 }
 
 /// The database's clock, told by the local one.
@@ -121,6 +138,7 @@ impl Scheduler {
             meter: Meter::default(),
             clock: Clock::default(),
             submissions: JoinSet::new(),
+            verifications: JoinSet::new(),
         }
     }
 
@@ -140,9 +158,9 @@ impl Scheduler {
         let mut refused = Vec::new();
         for entry in &mut self.entries {
             match register(&self.pool, &entry.job).await {
-                Ok((now, scheduled_at)) => {
-                    self.clock.set(now);
-                    entry.start(now, scheduled_at);
+                Ok(registered) => {
+                    self.clock.set(registered.now);
+                    entry.start(&registered);
                     if entry.job.enabled {
                         self.at_hand.put(entry.job.source.clone());
                     }
@@ -202,6 +220,7 @@ impl Scheduler {
                 if went_back {
                     let entry = &mut self.entries[index];
                     entry.backfill_at = entry.next_backfill(now).or(entry.backfill_at);
+                    entry.verify_at = entry.next_verify(now);
                     self.entries[index].poll_at =
                         self.entries[index].job.poll.as_ref().map(|_| now);
                 }
@@ -226,6 +245,7 @@ impl Scheduler {
                     Ok((job, outcome)) => self.submitted(&job, outcome),
                     Err(error) => tracing::error!(%error, "submitting a backfill ended badly"),
                 },
+                Some(ended) = self.verifications.join_next() => self.verified(ended),
                 () = stop.cancelled() => return,
             }
         }
@@ -244,6 +264,15 @@ impl Scheduler {
             self.submissions.spawn(async move {
                 let outcome = backfill(&pool, &job, &holder).await;
                 (job, outcome)
+            });
+        }
+        if let Some(tick) = entry.verify_at.filter(|&at| !entry.verifying && at <= now) {
+            (entry.verifying, entry.verify_at) = (true, None);
+            let (pool, holder, job) = (self.pool.clone(), self.holder.clone(), entry.job.clone());
+            let at_hand = self.at_hand.get(&entry.job.source.name);
+            self.verifications.spawn(async move {
+                verify(&pool, &holder, &job, at_hand, tick).await;
+                job.name
             });
         }
         let Some(poll) = entry
@@ -289,6 +318,24 @@ impl Scheduler {
             Ok(false) => Some(now + WHILE_PAUSED),
             Err(error) => Some(now + say_failed(&entry.job, &error)),
         };
+    }
+
+    /// Takes note of a verification that is over.
+    fn verified(&mut self, ended: Result<String, JoinError>) {
+        let (now, _) = self.clock.now();
+        let name = match ended {
+            Ok(name) => Some(name),
+            Err(error) => {
+                tracing::error!(%error, "a verification ended badly");
+                None
+            }
+        };
+        for entry in self.entries.iter_mut().filter(|entry| entry.verifying) {
+            if name.as_ref().is_none_or(|name| *name == entry.job.name) {
+                entry.verifying = false;
+                entry.verify_at = entry.next_verify(now);
+            }
+        }
     }
 
     /// Takes over what the files hold now: a job that is new or changed if it is accepted, else the last good version
@@ -356,14 +403,14 @@ impl Scheduler {
 
     async fn accept(&mut self, job: Job) {
         match register(&self.pool, &job).await {
-            Ok((now, scheduled_at)) => {
+            Ok(registered) => {
                 tracing::warn!(job = job.name, file = %job.file.display(), "took over a new or changed job");
                 self.refused.remove(&job.name);
                 if job.enabled {
                     self.at_hand.put(job.source.clone());
                 }
-                let mut entry = Entry::new(job, now);
-                entry.start(now, scheduled_at);
+                let mut entry = Entry::new(job, registered.now);
+                entry.start(&registered);
                 self.entries
                     .retain(|known| known.job.name != entry.job.name);
                 self.entries.push(entry);
@@ -405,12 +452,20 @@ impl Entry {
             absent: false,
             paused: false,
             submitting: false,
+            verify_at: None,
+            verifying: false,
             job,
         }
     }
 
-    /// Due at once: a poll, a backfill without a schedule, and one whose schedule fired while nobody was there.
-    fn start(&mut self, now: DateTime<Utc>, scheduled_at: Option<DateTime<Utc>>) {
+    /// Due at once: a poll, a backfill without a schedule, and what was scheduled for when nobody was there.
+    fn start(&mut self, registered: &Registered) {
+        let Registered {
+            now,
+            scheduled_at,
+            verified_at,
+        } = *registered;
+        self.verify_at = self.next_verify(verified_at.unwrap_or(now));
         self.poll_at = self.job.poll.as_ref().map(|_| now);
         self.backfill_at = match self
             .job
@@ -431,9 +486,14 @@ impl Entry {
         schedule.next_after(after, self.job.timezone)
     }
 
+    fn next_verify(&self, after: DateTime<Utc>) -> Option<DateTime<Utc>> {
+        let schedule = &self.job.verify.as_ref()?.schedule;
+        schedule.next_after(after, self.job.timezone)
+    }
+
     fn next(&self) -> Option<DateTime<Utc>> {
         let rests = self.absent || !self.job.enabled;
-        let times = [self.poll_at, self.backfill_at];
+        let times = [self.poll_at, self.backfill_at, self.verify_at];
         times.into_iter().flatten().min().filter(|_| !rests)
     }
 }
@@ -457,12 +517,9 @@ fn defined_twice(loaded: &Loaded) -> HashMap<String, String> {
         .collect()
 }
 
-/// Records a job; returns the database's clock and the last tick of its backfill's schedule. One that is scheduled for the
-/// first time begins now.
-async fn register(
-    pool: &PgPool,
-    job: &Job,
-) -> Result<(DateTime<Utc>, Option<DateTime<Utc>>), SubmitError> {
+/// Records a job; returns the database's clock and the last ticks of its schedules. What is scheduled for the first time begins
+/// now.
+async fn register(pool: &PgPool, job: &Job) -> Result<Registered, SubmitError> {
     let mut conn = pool.acquire().await?;
     let mut tx = conn.begin().await?;
     if job.enabled {
@@ -482,8 +539,46 @@ async fn register(
         polls::record_tick(&mut tx, &job.name, now).await?;
         scheduled_at = Some(now);
     }
+    let mut verified_at = store::verify::scheduled_at(&mut tx, &job.name).await?;
+    if verified_at.is_none()
+        && job.verify.is_some()
+        && store::verify::take_on(&mut tx, &job.name, now).await?
+    {
+        verified_at = Some(now);
+    }
     tx.commit().await?;
-    Ok((now, scheduled_at))
+    Ok(Registered {
+        now,
+        scheduled_at,
+        verified_at,
+    })
+}
+
+/// Verifies a job as its [verify] says, unless another process does, and says what came of it.
+async fn verify(
+    pool: &PgPool,
+    holder: &Holder,
+    job: &Job,
+    at_hand: Option<Source>,
+    tick: DateTime<Utc>,
+) {
+    let verified = async {
+        let now = {
+            let mut conn = pool.acquire().await?;
+            if !store::verify::take_on(&mut conn, &job.name, tick).await? {
+                return Ok(None);
+            }
+            polls::clock(&mut conn).await?
+        };
+        nightly::verify(pool, holder, job, at_hand, now).await
+    };
+    match verified.await {
+        Ok(Some(report)) => nightly::say(job, &report),
+        Ok(None) => {}
+        Err(error) => {
+            tracing::warn!(job = job.name, %error, "cannot verify; the next tick tries again")
+        }
+    }
 }
 
 /// Submits a job's backfill as it is due by the database's clock; `false`: the job is paused.

@@ -3,7 +3,7 @@
 use chrono::{DateTime, Utc};
 use sqlx::{Connection, PgConnection};
 
-use super::{Look, baselines, control, traces::Merged};
+use super::{Look, baselines, control, traces::Merged, verify};
 use crate::window::{Window, WindowSet};
 
 /// What makes two collections the same: coverage of one is coverage of the other.
@@ -188,6 +188,7 @@ pub async fn restart_coverage(conn: &mut PgConnection, dataset: &str) -> sqlx::R
         .fetch_all(&mut *conn)
         .await?;
     control::cancel_windows(&mut *conn, &runs).await?;
+    verify::forget(&mut *conn, dataset).await?;
     sqlx::query!("DELETE FROM harvest.coverage WHERE dataset = $1", dataset)
         .execute(conn)
         .await?;
@@ -348,6 +349,13 @@ pub async fn delete(conn: &mut PgConnection, dataset: &str, definition: bool) ->
     sqlx::query!("DELETE FROM harvest.fetches WHERE dataset = $1", dataset)
         .execute(&mut *conn)
         .await?;
+    verify::forget(&mut *conn, dataset).await?;
+    sqlx::query!(
+        "DELETE FROM harvest.removed_traces WHERE dataset = $1",
+        dataset
+    )
+    .execute(&mut *conn)
+    .await?;
     sqlx::query!(
         "DELETE FROM harvest.pruned_fetches WHERE dataset = $1",
         dataset

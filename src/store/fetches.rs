@@ -106,7 +106,7 @@ pub async fn throw_away(conn: &mut PgConnection, id: i64, why: &str) -> sqlx::Re
     Ok(())
 }
 
-/// Bytes of an answer for each trace in it, as the latest answers of a dataset had them; `None` if none brought enough to
+/// Bytes of an answer for each trace in it, as the latest answers of a dataset's windows had them; `None` if none brought enough to
 /// tell.
 ///
 /// # Errors
@@ -115,7 +115,7 @@ pub async fn bytes_per_trace(conn: &mut PgConnection, dataset: &str) -> sqlx::Re
     sqlx::query_scalar!(
         "SELECT sum(bytes)::float8 / nullif(sum(returned), 0)::float8
          FROM (SELECT bytes, returned FROM harvest.fetches
-               WHERE dataset = $1 AND kind = 'search' AND outcome = 'complete' AND returned >= 100 AND bytes > 0
+               WHERE dataset = $1 AND window_id IS NOT NULL AND kind = 'search' AND outcome = 'complete' AND returned >= 100 AND bytes > 0
                ORDER BY at DESC LIMIT 100) latest",
         dataset
     )

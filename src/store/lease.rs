@@ -14,9 +14,10 @@ use super::{
     range,
     runs::Kind,
     traces::Merged,
-    window_of,
+    window_of, windows,
 };
 use crate::{
+    job::Detail,
     plan::density::Piece,
     queue::{self, Item},
     window::Window,
@@ -71,6 +72,40 @@ pub struct Claimed {
     pub timeouts: u32,
     /// Leases on it that ran out.
     pub lapsed: u32,
+}
+
+impl Claimed {
+    /// A window that stands in no ledger: nobody can finish it, and nothing is stored for it.
+    pub fn of_no_ledger(
+        window: Window,
+        dataset: &str,
+        query: Option<&str>,
+        expected: Option<u64>,
+        settle_s: i64,
+    ) -> Self {
+        Self {
+            // Windows of the ledger are numbered from 1 on, and their leases too.
+            lease: Lease {
+                window_id: 0,
+                token: 0,
+            },
+            window,
+            look: Look::Sealed,
+            earlier_look: None,
+            kind: Kind::Repair,
+            dataset: dataset.to_owned(),
+            query: query.map(str::to_owned),
+            detail: Detail::Trace.name().to_owned(),
+            attributes: Vec::new(),
+            expected,
+            priority: windows::BACKFILL_PRIORITY,
+            settle_s,
+            attempts: 0,
+            throttled: 0,
+            timeouts: 0,
+            lapsed: 0,
+        }
+    }
 }
 
 /// A window's end cannot be recorded.

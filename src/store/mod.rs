@@ -35,6 +35,7 @@ pub mod sources;
 pub mod spans;
 pub mod stats;
 pub mod traces;
+pub mod verify;
 pub mod warnings;
 pub mod windows;
 

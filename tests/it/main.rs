@@ -27,3 +27,4 @@ mod splitting;
 #[path = "../support/mod.rs"]
 mod support;
 mod test_databases;
+mod verify;

@@ -1,0 +1,144 @@
+//! Whether an hour can be verified, or what stands against it. Pure: the ledger is passed in.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use super::{HOUR_S, Verdict, YOUNG_S};
+use crate::{
+    gaps::{Gap, Ledger, Reason},
+    job::duration,
+    window::{Window, WindowSet},
+};
+
+/// How an hour stands in the ledger.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Standing {
+    /// It is completely collected, and old enough.
+    Ready,
+    /// It is not to be compared, and why.
+    Not(Verdict, String),
+}
+
+/// What is verified unless a range is given: everything that was asked for, as far as whole hours of it are old enough.
+pub fn asked_for(ledger: &Ledger) -> WindowSet {
+    let old = (ledger.now - YOUNG_S).div_euclid(HOUR_S) * HOUR_S;
+    let old = WindowSet::from_iter(Window::new(i64::MIN / 4, old));
+    ledger.requested().intersection(&old)
+}
+
+/// How a window stands. `gaps` are the ledger's.
+pub fn of(ledger: &Ledger, gaps: &[Gap], window: Window) -> Standing {
+    let not = |verdict, reason: &str| Standing::Not(verdict, reason.to_owned());
+    if ledger.kept_from.is_some_and(|from| window.start() < from) {
+        return not(
+            Verdict::BeyondRetention,
+            "older than the `retention` of the source: Tempo does not have it any more",
+        );
+    }
+    if ledger
+        .deleted_before
+        .is_some_and(|before| window.start() < before)
+    {
+        return not(
+            Verdict::BeyondRetention,
+            "deleted here, as [retention] says",
+        );
+    }
+    if window.end() > ledger.now - YOUNG_S {
+        return not(
+            Verdict::TooYoung,
+            "under an hour old: it may be on its way into Tempo's blocks",
+        );
+    }
+    let all = WindowSet::from(window);
+    let lacking = all.minus(&ledger.sealed);
+    if lacking.is_empty() {
+        return Standing::Ready;
+    }
+    let mut reasons: BTreeMap<&str, i64> = BTreeMap::new();
+    let mut only_young = true;
+    for gap in gaps {
+        let part = lacking.intersection(&gap.window.into()).seconds();
+        if part > 0 {
+            *reasons.entry(gap.reason.name()).or_default() += part;
+            only_young &= matches!(gap.reason, Reason::TooYoung | Reason::Provisional);
+        }
+    }
+    let never = lacking.minus(&ledger.requested()).seconds();
+    if never > 0 {
+        *reasons.entry("never asked for").or_default() += never;
+        only_young = false;
+    }
+    let words = reasons.into_iter().map(|(why, seconds)| {
+        let length = Duration::from_secs(seconds.unsigned_abs());
+        format!("{why} {}", duration::format(length))
+    });
+    let words: Vec<String> = words.collect();
+    let verdict = match only_young {
+        true => Verdict::TooYoung,
+        false => Verdict::Gap,
+    };
+    Standing::Not(verdict, format!("not collected: {}", words.join(", ")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn window(start: i64, end: i64) -> Window {
+        Window::new(start, end).unwrap()
+    }
+
+    fn ledger() -> Ledger {
+        Ledger {
+            backfilled: window(0, 100 * HOUR_S).into(),
+            polls: Vec::new(),
+            provisional: Default::default(),
+            sealed: window(0, 90 * HOUR_S).into(),
+            in_flight: WindowSet::default(),
+            failed: Vec::new(),
+            deleted_before: Some(HOUR_S),
+            kept_from: Some(2 * HOUR_S + 1),
+            settled_until: 98 * HOUR_S,
+            now: 100 * HOUR_S + 5,
+        }
+    }
+
+    #[test]
+    fn each_hour_has_its_standing() {
+        let ledger = ledger();
+        let gaps = ledger.gaps();
+        let verdict = |hour: i64| {
+            let window = window(hour * HOUR_S, (hour + 1) * HOUR_S);
+            match of(&ledger, &gaps, window) {
+                Standing::Ready => Verdict::Equal,
+                Standing::Not(verdict, _) => verdict,
+            }
+        };
+        // The border of retention lies in the third hour.
+        assert_eq!(verdict(0), Verdict::BeyondRetention);
+        assert_eq!(verdict(2), Verdict::BeyondRetention);
+        assert_eq!(verdict(3), Verdict::Equal);
+        assert_eq!(verdict(90), Verdict::Gap);
+        assert_eq!(verdict(98), Verdict::TooYoung);
+        assert_eq!(verdict(99), Verdict::TooYoung);
+        assert_eq!(verdict(200), Verdict::TooYoung);
+        assert_eq!(
+            asked_for(&ledger).iter().next_back().unwrap().end(),
+            99 * HOUR_S
+        );
+    }
+
+    #[test]
+    fn what_nobody_asked_for_is_a_gap_that_says_so() {
+        let mut ledger = ledger();
+        ledger.backfilled = window(10 * HOUR_S, 20 * HOUR_S).into();
+        ledger.sealed = window(10 * HOUR_S, 19 * HOUR_S).into();
+        let gaps = ledger.gaps();
+        let standing = of(&ledger, &gaps, window(19 * HOUR_S, 20 * HOUR_S));
+        let reason = "not collected: never tried 1h".to_owned();
+        assert_eq!(standing, Standing::Not(Verdict::Gap, reason));
+        let standing = of(&ledger, &gaps, window(30 * HOUR_S, 31 * HOUR_S));
+        let reason = "not collected: never asked for 1h".to_owned();
+        assert_eq!(standing, Standing::Not(Verdict::Gap, reason));
+    }
+}
