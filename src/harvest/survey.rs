@@ -34,7 +34,7 @@ pub(super) const QUERYLESS_MARGIN: usize = 2;
 const FILL: f64 = 0.97;
 const FILL_QUERYLESS: f64 = 4.0 / 9.0;
 /// What an answer should not be larger than, bytes: Tempo's own parts send each other 16 MiB at most.
-const ANSWER_BYTES: f64 = 10.0 * 1_048_576.0;
+const ANSWER_BYTES: f64 = 8.0 * 1_048_576.0;
 /// Smallest range worth a question of its own, seconds.
 const WORTH_COUNTING_S: i64 = 300;
 /// Windows that are to be no longer than this, seconds, are not sized by counts.

@@ -209,9 +209,8 @@ impl<'a> Work<'a> {
                     limit = self.first_limit(counted.of(window));
                     density = Some(counted);
                 }
-                // Where nothing is, no series come either: then such an answer is empty.
-                Some(None) => {}
-                None => queryless = false,
+                // Where nothing is, no series come either, but then any search is cheap; and this server may not count at all.
+                Some(None) | None => queryless = false,
             }
         }
         loop {

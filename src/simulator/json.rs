@@ -262,14 +262,14 @@ fn otlp_span(text: &mut String, span: &otlp::Span) {
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Sample {
     pub(super) timestamp_ms: u64,
-    pub(super) value: u64,
+    pub(super) value: f64,
 }
 
 /// A trace named as an example of what was counted.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Exemplar {
     pub(super) labels: Vec<KeyValue>,
-    pub(super) value: u64,
+    pub(super) value: f64,
     pub(super) timestamp_ms: u64,
 }
 
@@ -317,7 +317,7 @@ pub(super) fn query_response(series: &[Series], metrics: &SearchMetrics) -> Stri
         object.list("labels", &series.labels, key_value);
         count(
             &mut object,
-            series.samples.first().map_or(0, |sample| sample.value),
+            series.samples.first().map_or(0.0, |sample| sample.value),
         );
         object.end();
     });
@@ -327,8 +327,8 @@ pub(super) fn query_response(series: &[Series], metrics: &SearchMetrics) -> Stri
 }
 
 /// A zero is left out.
-fn count(object: &mut Object<'_>, value: u64) {
-    if value != 0 {
+fn count(object: &mut Object<'_>, value: f64) {
+    if value != 0.0 {
         let _ = write!(object.key("value"), "{value}");
     }
 }

@@ -1,4 +1,4 @@
-//! `GET /api/metrics/query_range` and `/api/metrics/query`: counting root spans over time.
+//! `GET /api/metrics/query_range` and `/api/metrics/query`: counting root spans over time, and how long they last.
 //!
 //! Intervals are closed at their right end and samples stamped there; the edges of a range are first rounded outward to the step and one
 //! interval is put in front, which is why a range of exactly the maximum is refused. Sources:
@@ -12,7 +12,7 @@ use super::span::Span;
 use super::store::{Row, Store, delta, nanoseconds};
 use super::traceql::evaluate::{TraceFacts, key_value};
 use super::traceql::parser::parse;
-use super::traceql::{Query, QueryError};
+use super::traceql::{OverTime, Query, QueryError};
 use crate::tempo::wire::messages::{SearchMetrics, any_value};
 
 /// At most this many examples are given with a count, and this many for one interval.
@@ -40,6 +40,7 @@ struct Intervals {
 /// One counted span.
 struct Counted {
     start_ns: u64,
+    duration_ns: u64,
     trace_id: [u8; 16],
 }
 
@@ -64,12 +65,12 @@ pub(super) fn count(
         (QueryError::Syntax { .. }, Kind::Range) => error.to_string(),
         _ => format!("compiling query: {error}"),
     })?;
-    if !query.counts_over_time {
+    let Some(over_time) = query.over_time else {
         return Err(Refusal::bad_request("not a metrics query"));
-    }
+    };
     let intervals = intervals.aligned(conditions)?;
     let (series, metrics) = if metrics_enabled {
-        intervals.count(&query, store, conditions)
+        intervals.count(&query, over_time, store, conditions)
     } else {
         let metrics = SearchMetrics {
             completed_jobs: 1,
@@ -176,6 +177,7 @@ impl Intervals {
     fn count(
         &self,
         query: &Query,
+        over_time: OverTime,
         store: &Store,
         conditions: &Conditions<'_>,
     ) -> (Vec<Series>, SearchMetrics) {
@@ -194,18 +196,19 @@ impl Intervals {
         }
         metrics.inspected_spans = counted.len() as u64;
         let mut counts = vec![0_u64; self.interval_count()];
+        let mut durations_ns = vec![0_u64; counts.len()];
         for span in &counted {
-            if let Some(count) = self
-                .interval_of(span.start_ns)
-                .and_then(|interval| counts.get_mut(interval))
+            if let Some(interval) = self.interval_of(span.start_ns)
+                && interval < counts.len()
             {
-                *count += 1;
+                counts[interval] += 1;
+                durations_ns[interval] += span.duration_ns;
             }
         }
         if counts.iter().all(|count| *count == 0) {
             return (Vec::new(), metrics);
         }
-        let label = any_value::Value::String("count_over_time".to_owned());
+        let label = any_value::Value::String(over_time.name().to_owned());
         let exemplars = if query.without_exemplars() || self.kind == Kind::Instant {
             Vec::new()
         } else {
@@ -215,12 +218,17 @@ impl Intervals {
             labels: vec![key_value("__name__", label)],
             samples: counts
                 .iter()
+                .zip(&durations_ns)
                 .enumerate()
-                .map(|(interval, count)| Sample {
+                .map(|(interval, (count, sum_ns))| Sample {
                     timestamp_ms: (self.start_ns + (interval as u64 + 1) * self.step_ns)
                         / 1_000_000,
-                    value: *count,
+                    value: match over_time {
+                        OverTime::Count => *count as f64,
+                        OverTime::AverageDuration => *sum_ns as f64 / 1e9 / *count as f64,
+                    },
                 })
+                .filter(|sample| !sample.value.is_nan())
                 .collect(),
             exemplars,
         };
@@ -307,6 +315,7 @@ impl Intervals {
             if self.interval_of(start_ns).is_some() {
                 counted.push(Counted {
                     start_ns,
+                    duration_ns: spans[position].duration_ns(),
                     trace_id: *facts.trace_id,
                 });
             }
@@ -332,7 +341,7 @@ impl Intervals {
             }
             exemplars.push(Exemplar {
                 labels,
-                value: counts[interval],
+                value: counts[interval] as f64,
                 timestamp_ms: span.start_ns / 1_000_000,
             });
             if exemplars.len() == most {

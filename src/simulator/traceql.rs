@@ -1,7 +1,7 @@
 //! The part of TraceQL that the simulator understands, and what it makes of a trace.
 //!
 //! Understood: `{…}` with comparisons joined by `&&` and `||`, span sets joined likewise and in parentheses, and the pipeline stages
-//! `by(…)`, `select(…)`, `count() > n`, `coalesce()` and, for metrics, `count_over_time()`, then hints. Everything else is refused in
+//! `by(…)`, `select(…)`, `count() > n`, `coalesce()` and, for metrics, `count_over_time()` and `avg_over_time(duration)`, then hints. Everything else is refused in
 //! the form in which Tempo refuses what it cannot parse. Reading is split into `lexer` and `parser`; `evaluate` decides which spans
 //! match. Grammar: `pkg/traceql/expr.y`.
 
@@ -16,12 +16,30 @@ use regex_lite::Regex;
 use super::params::go_duration;
 use super::span::{SpanKind, SpanStatus};
 
+/// What a metrics query makes of the spans in each interval.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum OverTime {
+    /// `count_over_time()`
+    Count,
+    /// `avg_over_time(duration)`, in seconds
+    AverageDuration,
+}
+
+impl OverTime {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Count => "count_over_time",
+            Self::AverageDuration => "avg_over_time",
+        }
+    }
+}
+
 /// A whole query.
 #[derive(Debug, Clone)]
 pub(super) struct Query {
     pub(super) stages: Vec<Stage>,
-    /// Whether it ends in `count_over_time()`.
-    pub(super) counts_over_time: bool,
+    /// What it ends in, if it is a metrics query.
+    pub(super) over_time: Option<OverTime>,
     pub(super) hints: Vec<(String, Literal)>,
 }
 

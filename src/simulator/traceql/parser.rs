@@ -8,7 +8,8 @@ use regex_lite::Regex;
 
 use super::lexer::{Token, TokenKind, tokens};
 use super::{
-    Comparison, Condition, Field, FieldType, Literal, Operator, Query, QueryError, Spansets, Stage,
+    Comparison, Condition, Field, FieldType, Literal, Operator, OverTime, Query, QueryError,
+    Spansets, Stage,
 };
 use crate::simulator::span::{SpanKind, SpanStatus};
 
@@ -73,13 +74,18 @@ impl Parser {
     }
 
     fn query(&mut self) -> Result<Query, QueryError> {
-        let mut counts_over_time = false;
+        let mut over_time = None;
         let mut stages = vec![self.stage()?];
-        while !counts_over_time && self.accept("|") {
+        while over_time.is_none() && self.accept("|") {
             if self.accept("count_over_time") {
                 self.require("(")?;
                 self.require(")")?;
-                counts_over_time = true;
+                over_time = Some(OverTime::Count);
+            } else if self.accept("avg_over_time") {
+                self.require("(")?;
+                self.require("duration")?;
+                self.require(")")?;
+                over_time = Some(OverTime::AverageDuration);
             } else {
                 stages.push(self.later_stage()?);
             }
@@ -102,7 +108,7 @@ impl Parser {
         }
         Ok(Query {
             stages,
-            counts_over_time,
+            over_time,
             hints,
         })
     }
