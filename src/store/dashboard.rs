@@ -14,8 +14,12 @@ use crate::window::Window;
 /// # Errors
 /// If the database refuses.
 pub async fn read(pool: &PgPool) -> sqlx::Result<Transaction<'static, Postgres>> {
-    pool.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
-        .await
+    let mut tx = pool
+        .begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        .await?;
+    // Compiling these statements takes longer than running them.
+    sqlx::query("SET LOCAL jit = off").execute(&mut *tx).await?;
+    Ok(tx)
 }
 
 /// What was stored in a stretch of time.
@@ -432,6 +436,8 @@ pub struct Operation {
     pub p95_ms: i64,
     /// The longest, milliseconds.
     pub longest_ms: i64,
+    /// Its 95th percentile by the baseline over everything, milliseconds; `None` without one.
+    pub usual_p95_ms: Option<f64>,
 }
 
 /// The slowest root operations among the newest `traces` traces of a dataset, by their 95th percentile, at most so many.
@@ -446,18 +452,85 @@ pub async fn slowest(
 ) -> sqlx::Result<Vec<Operation>> {
     sqlx::query_as!(
         Operation,
-        r#"SELECT root_service AS service, root_name AS name, count(*) AS "traces!",
+        r#"SELECT found.service, found.name, found.traces AS "traces!", found.errors, found.p50_ms AS "p50_ms!", found.p95_ms AS "p95_ms!",
+                  found.longest_ms AS "longest_ms!", usual.p95_us / 1000.0::float8 AS usual_p95_ms
+           FROM (SELECT root_service AS service, root_name AS name, count(*) AS traces,
                   count(*) FILTER (WHERE error_count > 0) * nullif(count(error_count) > 0, false)::int AS errors,
-                  percentile_disc(0.5) WITHIN GROUP (ORDER BY duration_ms) AS "p50_ms!",
-                  percentile_disc(0.95) WITHIN GROUP (ORDER BY duration_ms) AS "p95_ms!",
-                  max(duration_ms) AS "longest_ms!"
+                  percentile_disc(0.5) WITHIN GROUP (ORDER BY duration_ms) AS p50_ms,
+                  percentile_disc(0.95) WITHIN GROUP (ORDER BY duration_ms) AS p95_ms,
+                  max(duration_ms) AS longest_ms
            FROM (SELECT root_service, root_name, error_count, duration_ms FROM harvest.traces
                  WHERE dataset = $1 ORDER BY started_at DESC LIMIT $2) newest
-           GROUP BY root_service, root_name ORDER BY "p95_ms!" DESC, 3 DESC LIMIT $3"#,
+           GROUP BY root_service, root_name ORDER BY p95_ms DESC, traces DESC LIMIT $3) found
+           LEFT JOIN harvest.baseline_slots usual ON usual.dataset = $1 AND usual.subject = 'trace' AND usual.slot = 50
+               AND usual.service = found.service AND usual.operation = found.name
+           ORDER BY found.p95_ms DESC, found.traces DESC"#,
         dataset,
         traces,
         most
     )
     .fetch_all(conn)
     .await
+}
+
+/// What is usual for an operation in an hour of the day.
+#[derive(Debug, Clone, PartialEq)]
+pub struct UsualHour {
+    /// Root service.
+    pub service: String,
+    /// Root operation.
+    pub operation: String,
+    /// Traces of the operation, of all hours.
+    pub traces: i64,
+    /// The hour, in the dataset's time zone: 0 to 23, and 24 to 47 for the weekend.
+    pub slot: i16,
+    /// Traces of this hour.
+    pub samples: i64,
+    /// Median duration, milliseconds.
+    pub p50_ms: f64,
+    /// 95th percentile, milliseconds.
+    pub p95_ms: f64,
+}
+
+/// Baselines by hour of the day, of the operations of a dataset that have the most traces, in the order of these.
+///
+/// # Errors
+/// If the database refuses.
+pub async fn usual_hours(
+    conn: &mut PgConnection,
+    dataset: &str,
+    operations: i64,
+) -> sqlx::Result<Vec<UsualHour>> {
+    sqlx::query_as!(
+        UsualHour,
+        r#"SELECT o.service, o.operation, o.samples AS traces, h.slot, h.samples,
+                  h.p50_us / 1000.0::float8 AS "p50_ms!", h.p95_us / 1000.0::float8 AS "p95_ms!"
+           FROM (SELECT service, operation, samples FROM harvest.baseline_slots
+                 WHERE dataset = $1 AND subject = 'trace' AND slot = 50 ORDER BY samples DESC, service, operation LIMIT $2) o
+           JOIN harvest.baseline_slots h ON h.dataset = $1 AND h.subject = 'trace' AND h.service = o.service
+               AND h.operation = o.operation AND h.slot < 48
+           ORDER BY o.samples DESC, o.service, o.operation, h.slot"#,
+        dataset,
+        operations
+    )
+    .fetch_all(conn)
+    .await
+}
+
+/// By whose clocks a dataset's baselines are computed, and when they were; `None` before they are.
+///
+/// # Errors
+/// If the database refuses.
+pub async fn usual_since(
+    conn: &mut PgConnection,
+    dataset: &str,
+) -> sqlx::Result<Option<(String, DateTime<Utc>)>> {
+    let row = sqlx::query!(
+        r#"SELECT timezone AS "timezone!", computed_at AS "computed_at!" FROM harvest.baseline_states
+           WHERE dataset = $1 AND timezone IS NOT NULL AND computed_at IS NOT NULL"#,
+        dataset
+    )
+    .fetch_optional(conn)
+    .await?;
+    Ok(row.map(|row| (row.timezone, row.computed_at)))
 }

@@ -13,7 +13,8 @@ use super::{
 };
 use crate::{
     status::DatasetStatus,
-    store::dashboard::{self, Asked, Operation, RunState, SourceState, Stored, Wrong},
+    store::dashboard::{self, Asked, Operation, RunState, SourceState, Stored, UsualHour, Wrong},
+    warnings::{self, Warning},
 };
 
 /// How far back the plots reach: a day, in quarters of an hour.
@@ -26,6 +27,8 @@ const MOST_GAPS: usize = 50;
 /// Slow operations are looked for among so many traces, the newest.
 const NEWEST_TRACES: i64 = 20_000;
 const MOST_OPERATIONS: i64 = 10;
+/// Small multiples: the operations with the most traces.
+const USUAL_OPERATIONS: i64 = 12;
 
 /// What is shown.
 pub(super) struct Seen {
@@ -37,6 +40,9 @@ pub(super) struct Seen {
     wrong: Vec<Wrong>,
     runs: Vec<RunState>,
     slowest: Vec<Operation>,
+    usual: Vec<UsualHour>,
+    usual_since: Option<(String, DateTime<Utc>)>,
+    warnings: Vec<Warning>,
     /// The last day of the coverage shown, any second of it.
     last_s: i64,
 }
@@ -65,6 +71,9 @@ impl Seen {
             wrong: dashboard::wrong(conn, Some(&name), steps.since).await?,
             runs: dashboard::runs(conn, Some(&name), MOST_RUNS).await?,
             slowest: dashboard::slowest(conn, &name, NEWEST_TRACES, MOST_OPERATIONS).await?,
+            usual: dashboard::usual_hours(conn, &name, USUAL_OPERATIONS).await?,
+            usual_since: dashboard::usual_since(conn, &name).await?,
+            warnings: warnings::of_statuses(conn, std::slice::from_ref(&status), now).await?,
             last_s: until_s.unwrap_or(i64::MAX).min(now.timestamp()),
             now,
             status,
@@ -81,14 +90,13 @@ pub(super) fn draw(seen: &Seen, unusable: &[(String, String)]) -> Markup {
             .find(|(source, _)| source == name)
             .map(|(_, why)| why.clone())
     };
-    let mut notices: Vec<overview::Notice> = seen
-        .source
-        .iter()
-        .filter_map(|source| {
-            overview::notice_of(source, why_unusable(&source.name).as_deref(), seen.now)
-        })
-        .collect();
-    notices.extend(overview::notices_of(status, seen.now));
+    let notices = overview::notices(
+        &seen.warnings,
+        seen.source.as_slice(),
+        std::slice::from_ref(status),
+        &why_unusable,
+        seen.now,
+    );
     html! {
         h1 { (status.state.name) " " (overview::standing(status)) }
         p.lead { (overview::what(status)) "; jobs: " (status.state.jobs.join(", ")) }
@@ -109,6 +117,10 @@ pub(super) fn draw(seen: &Seen, unusable: &[(String, String)]) -> Markup {
         section aria-labelledby="gaps" {
             h2 id="gaps" { "Not complete" }
             (gaps(status))
+        }
+        section aria-labelledby="usual" {
+            h2 id="usual" { "Baselines" }
+            (usual(seen))
         }
         section aria-labelledby="slowest" {
             h2 id="slowest" { "Slowest operations" }
@@ -274,6 +286,25 @@ fn gaps(status: &DatasetStatus) -> Markup {
     }
 }
 
+fn usual(seen: &Seen) -> Markup {
+    let operations: Vec<&[UsualHour]> = seen
+        .usual
+        .chunk_by(|a, b| (&a.service, &a.operation) == (&b.service, &b.operation))
+        .collect();
+    let name = &seen.status.state.name;
+    match &seen.usual_since {
+        Some((timezone, computed_at)) if !operations.is_empty() => html! {
+            p.note {
+                "Usual durations by hour of the day (" (timezone) "), on weekdays, of the " (operations.len()) " operations with the most traces; computed "
+                (parts::moment(*computed_at, seen.now)) ". " span.key.first { "p50" } " " span.key.second { "p95" }
+                " · " code { "tempo-harvest baseline " (name) } " prints all."
+            }
+            div.plots.small { @for hours in operations { (parts::usual(hours)) } }
+        },
+        _ => html! { p.nothing { "None are computed yet: that is done while traces come in." } },
+    }
+}
+
 fn slowest(operations: &[Operation]) -> Markup {
     html! {
         @if operations.is_empty() {
@@ -284,7 +315,7 @@ fn slowest(operations: &[Operation]) -> Markup {
                     caption { "By the 95th percentile of duration, among the " (count(NEWEST_TRACES)) " newest traces" }
                     thead { tr {
                         th scope="col" { "Root service" } th scope="col" { "Root operation" } th.number scope="col" { "Traces" } th.number scope="col" { "With errors" }
-                        th.number scope="col" { "p50" } th.number scope="col" { "p95" } th.number scope="col" { "Longest" }
+                        th.number scope="col" { "p50" } th.number scope="col" { "p95" } th.number scope="col" { "Usual p95" } th.number scope="col" { "Longest" }
                     } }
                     tbody {
                         @for operation in operations {
@@ -293,7 +324,7 @@ fn slowest(operations: &[Operation]) -> Markup {
                                 td.text { (operation.name.as_deref().unwrap_or("–")) }
                                 td.number { (count(operation.traces)) }
                                 td.number { @match operation.errors { Some(errors) => (percent(errors, operation.traces)), None => "unknown" } }
-                                td.number { (milliseconds(operation.p50_ms as f64)) } td.number { (milliseconds(operation.p95_ms as f64)) } td.number { (milliseconds(operation.longest_ms as f64)) }
+                                td.number { (milliseconds(operation.p50_ms as f64)) } td.number { (milliseconds(operation.p95_ms as f64)) } td.number { @match operation.usual_p95_ms { Some(ms) => (milliseconds(ms)), None => "unknown" } } td.number { (milliseconds(operation.longest_ms as f64)) }
                             }
                         }
                     }

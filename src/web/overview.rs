@@ -18,6 +18,7 @@ use crate::{
         dashboard::{self, Asked, RunState, SourceState, Stored, Wrong},
         pace::Pace,
     },
+    warnings::{self, Kind, Warning},
 };
 
 /// How far back the plots reach: an hour, minute by minute.
@@ -29,12 +30,15 @@ const MOST_DAYS: i64 = 90;
 const LEAST_DAYS: i64 = 14;
 /// The most runs shown.
 const MOST_RUNS: i64 = 15;
+/// Notices that are not folded away.
+const SEEN_AT_ONCE: usize = 6;
 
 /// What is shown.
 #[derive(Debug)]
 pub(super) struct Overview {
     pub now: DateTime<Utc>,
     pub datasets: Vec<DatasetStatus>,
+    pub warnings: Vec<Warning>,
     pub sources: Vec<SourceState>,
     pub stored: Vec<Stored>,
     pub asked: Vec<Asked>,
@@ -50,8 +54,10 @@ impl Overview {
     /// Reads it.
     pub async fn read(conn: &mut PgConnection, now: DateTime<Utc>) -> sqlx::Result<Self> {
         let steps = steps(now);
+        let datasets = status::datasets(conn, None, now).await?;
         Ok(Self {
-            datasets: status::datasets(conn, None, now).await?,
+            warnings: warnings::of_statuses(conn, &datasets, now).await?,
+            datasets,
             sources: dashboard::sources(conn).await?,
             stored: dashboard::stored(conn, None, steps.since, steps.step).await?,
             asked: dashboard::asked(conn, None, steps.since, steps.step).await?,
@@ -75,65 +81,58 @@ pub(super) struct Notice {
     pub text: Markup,
 }
 
-/// What is wrong with a dataset.
-pub(super) fn notices_of(status: &DatasetStatus, now: DateTime<Utc>) -> Vec<Notice> {
-    let name = &status.state.name;
-    let link = html! { a href={ "/datasets/" (name) } { (name) } };
+/// What is warned of, and what else should not be overlooked: the worst first.
+pub(super) fn notices(
+    warnings: &[Warning],
+    sources: &[SourceState],
+    datasets: &[DatasetStatus],
+    why_unusable: &impl Fn(&str) -> Option<String>,
+    now: DateTime<Utc>,
+) -> Vec<Notice> {
+    let link = |name: &str| html! { a href={ "/datasets/" (name) } { (name) } };
     let mut notices = Vec::new();
-    let mut say = |mood, text| notices.push(Notice { mood, text });
-    if status.failed_windows > 0 {
-        say(
-            Mood::Bad,
-            html! { (link) ": " (count(i64::try_from(status.failed_windows).unwrap_or(i64::MAX))) " windows failed. " code { "tempo-harvest gaps " (name) } " says why, " code { "tempo-harvest repair " (name) } " tries again." },
-        );
-    }
-    let in_flight = status
-        .gaps
-        .iter()
-        .filter(|gap| gap.reason == crate::gaps::Reason::InFlight);
-    let abandoned_s = status.missing_s() - in_flight.map(|gap| gap.window.seconds()).sum::<i64>();
-    if abandoned_s > 0 && status.failed_windows == 0 {
-        say(
-            Mood::Warning,
-            html! { (link) ": " (duration(abandoned_s)) " are missing, and not on the queue. " code { "tempo-harvest repair " (name) } " puts them there." },
-        );
-    }
-    for here in &status.paused {
-        let what = match here.run {
-            Some(run) => format!("run {run} of job {}", here.job),
-            None => format!("job {}", here.job),
-        };
-        say(
-            Mood::Warning,
-            html! { (link) ": " (what) " is paused, " (ago(here.paused.since, now)) " by " (here.paused.by) "." },
-        );
-    }
-    if let Some(live) = &status.live {
-        for widened in &live.widened {
-            say(
-                Mood::Warning,
-                html! { (link) ": job " (widened.job) " looks back " (duration(widened.lookback_s)) " now: late spans came later than its " code { "lookback" } "." },
-            );
+    for source in sources {
+        let why = why_unusable(&source.name);
+        let (mood, says) = parts::answers(source, why.as_deref(), now);
+        if mood == Mood::Bad {
+            let why = why.or_else(|| source.last.as_ref()?.error.clone());
+            notices.push(Notice {
+                mood,
+                text: html! { "Tempo " strong { (source.name) } " " (says) "." @if let Some(why) = why { " " (why) } },
+            });
         }
     }
+    for warning in warnings {
+        let of = datasets
+            .iter()
+            .find(|status| Some(&status.state.name) == warning.dataset.as_ref());
+        let failed = of.is_some_and(|status| status.failed_windows > 0);
+        notices.push(Notice {
+            mood: match warning.name {
+                Kind::SourceSilent => Mood::Bad,
+                Kind::Gaps if failed => Mood::Bad,
+                _ => Mood::Warning,
+            },
+            text: html! {
+                @if let Some(dataset) = &warning.dataset { (link(dataset)) ": " }
+                (warning.summary) span.means { (warning.remedy) }
+            },
+        });
+    }
+    for status in datasets {
+        for here in &status.paused {
+            let what = match here.run {
+                Some(run) => format!("run {run} of job {}", here.job),
+                None => format!("job {}", here.job),
+            };
+            notices.push(Notice {
+                mood: Mood::Warning,
+                text: html! { (link(&status.state.name)) ": " (what) " is paused, " (ago(here.paused.since, now)) " by " (here.paused.by) span.means { "tempo-harvest resume " (here.job) } },
+            });
+        }
+    }
+    notices.sort_by_key(|notice| notice.mood != Mood::Bad);
     notices
-}
-
-/// What is wrong with a source.
-pub(super) fn notice_of(
-    source: &SourceState,
-    unusable: Option<&str>,
-    now: DateTime<Utc>,
-) -> Option<Notice> {
-    let (mood, says) = parts::answers(source, unusable, now);
-    let why = match unusable {
-        Some(why) => Some(why),
-        None => source.last.as_ref().and_then(|last| last.error.as_deref()),
-    };
-    matches!(mood, Mood::Bad | Mood::Warning).then(|| Notice {
-        mood,
-        text: html! { "Tempo " strong { (source.name) } " " (says) "." @if let Some(why) = why { " " (why) } },
-    })
 }
 
 /// What somebody should look at.
@@ -142,13 +141,24 @@ pub(super) fn attention(notices: &[Notice]) -> Markup {
         @if !notices.is_empty() {
             section.attention aria-labelledby="attention" {
                 h2 id="attention" { "Attention" }
-                ul { @for notice in notices {
-                    li.bad[notice.mood == Mood::Bad] {
-                        (mark(notice.mood, if notice.mood == Mood::Bad { "Error" } else { "Warning" })) " " (notice.text)
-                    }
-                } }
+                @let (first, rest) = notices.split_at(notices.len().min(SEEN_AT_ONCE));
+                (list(first))
+                @if !rest.is_empty() {
+                    details { summary { "And " (rest.len()) " more" } (list(rest)) }
+                }
             }
         }
+    }
+}
+
+fn list(notices: &[Notice]) -> Markup {
+    html! {
+        ul { @for notice in notices {
+            li.bad[notice.mood == Mood::Bad] {
+                (mark(notice.mood, if notice.mood == Mood::Bad { "Error" } else { "Warning" }))
+                div { (notice.text) }
+            }
+        } }
     }
 }
 
@@ -163,15 +173,12 @@ pub(super) fn draw(seen: &Overview, unusable: &[(String, String)]) -> Markup {
     if seen.datasets.is_empty() {
         return empty();
     }
-    let mut notices: Vec<Notice> = seen
-        .sources
-        .iter()
-        .filter_map(|source| notice_of(source, why_unusable(&source.name).as_deref(), seen.now))
-        .collect();
-    notices.extend(
-        seen.datasets
-            .iter()
-            .flat_map(|status| notices_of(status, seen.now)),
+    let notices = notices(
+        &seen.warnings,
+        &seen.sources,
+        &seen.datasets,
+        &why_unusable,
+        seen.now,
     );
     let paces = seen.paces();
     let now_s = seen.now.timestamp();

@@ -8,7 +8,7 @@ use super::{
     plot::{self, Axes},
 };
 use crate::store::{
-    dashboard::{Asked, RATE_OF, RunState, SourceState, Stored, Wrong},
+    dashboard::{Asked, RATE_OF, RunState, SourceState, Stored, UsualHour, Wrong},
     pace::Pace,
 };
 
@@ -273,6 +273,42 @@ pub(super) fn share_of_limit(asked: &[Asked], steps: Steps) -> Markup {
 
 fn share(share: Option<f64>) -> String {
     share.map_or_else(|| "–".to_owned(), |share| format!("{:.1} %", share * 100.0))
+}
+
+/// What is usual for an operation, hour by hour.
+pub(super) fn usual(hours: &[UsualHour]) -> Markup {
+    let Some(first) = hours.first() else {
+        return html! {};
+    };
+    let of = |value: fn(&UsualHour) -> f64| -> Vec<Option<f64>> {
+        let at = |slot| hours.iter().find(|hour| hour.slot == slot).map(value);
+        (0..24).map(at).collect()
+    };
+    let axes = Axes {
+        size: (300, 120),
+        at_least: 1.0,
+        place: &|place| format!("{place:02}"),
+        places: 6,
+        value: &milliseconds,
+        limit: None,
+    };
+    let name = format!("{} · {}", first.service, first.operation);
+    figure(
+        &name,
+        &format!("{} traces", count(first.traces)),
+        plot::lines(&of(|hour| hour.p50_ms), &of(|hour| hour.p95_ms), &axes),
+        &[],
+        html! {
+            table {
+                caption { "Usual durations of " (name) ", by hour of the day" }
+                thead { tr { th scope="col" { "Hour" } th.number scope="col" { "Traces" } th.number scope="col" { "p50" } th.number scope="col" { "p95" } } }
+                tbody { @for hour in hours { tr {
+                    th scope="row" { (format!("{:02}:00", hour.slot % 24)) @if hour.slot >= 24 { ", weekend" } }
+                    td.number { (count(hour.samples)) } td.number { (milliseconds(hour.p50_ms)) } td.number { (milliseconds(hour.p95_ms)) }
+                } } }
+            }
+        },
+    )
 }
 
 /// What an outcome of a request means.
