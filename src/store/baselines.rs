@@ -81,18 +81,20 @@ pub async fn record(conn: &mut PgConnection, job: &str, wish: &Wish<'_>) -> sqlx
     Ok(())
 }
 
-/// Datasets whose baselines are behind what is stored, or computed in another way than is wished, and were last computed as
-/// long ago as is to lie between.
+/// Datasets whose baselines are behind what is stored or deleted, or computed in another way than is wished, and were last
+/// computed as long ago as is to lie between.
 ///
 /// # Errors
 /// If the database refuses.
 pub async fn due(conn: &mut PgConnection) -> sqlx::Result<Vec<String>> {
     sqlx::query_scalar!(
         r#"SELECT d.dataset AS "dataset!"
-           FROM harvest.baseline_settings d LEFT JOIN harvest.baseline_states s ON s.dataset = d.dataset
+           FROM harvest.baseline_settings d JOIN harvest.datasets kept ON kept.name = d.dataset
+           LEFT JOIN harvest.baseline_states s ON s.dataset = d.dataset
            WHERE (s.computed_at IS NULL OR s.computed_at <= clock_timestamp() - make_interval(secs => d.every_s)
                   OR s.computed_at > clock_timestamp())
              AND (s.recount OR (s.timezone, s.history_s) IS DISTINCT FROM (d.timezone, d.history_s)
+                  OR s.counted_from < kept.deleted_before
                   OR EXISTS (SELECT FROM harvest.baseline_changes c WHERE c.dataset = d.dataset))
            ORDER BY d.dataset"#
     )

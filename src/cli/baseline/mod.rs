@@ -332,7 +332,10 @@ fn hours(out: &mut impl Write, known: &Known) -> std::io::Result<()> {
             let more = match (few(figures), slot.fallback()) {
                 ("", _) => String::new(),
                 (few, None) => few.to_owned(),
-                (few, Some(next)) => format!("{few}: {next} count"),
+                (few, Some(next)) if next == Slot::EVERYTHING => {
+                    format!("{few}, everything is used")
+                }
+                (few, Some(next)) => format!("{few}, {next} are used"),
             };
             line(out, &slot.to_string(), 11, figures, &more)?;
         }
