@@ -91,6 +91,10 @@ bench-core *OPTIONS:
 bench-ticks *OPTIONS:
     cargo bench --bench ticks "$@"
 
+# Measures bringing baselines up to date, with 10,000,000 traces stored and with 10,000
+bench-baseline *OPTIONS:
+    cargo bench --bench baseline -- "$@"
+
 # Checks format and lints
 lint:
     cargo fmt --check

@@ -23,14 +23,18 @@ use crate::store::baselines::{self, Computed, State};
 
 /// How often it is looked whether anything is to be done.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How long to wait after the database refused.
+const AFTER_FAILURE: Duration = Duration::from_secs(15);
 /// How long to wait while somebody else is at it.
 const BUSY_FOR: Duration = Duration::from_millis(50);
 /// How long to wait for somebody else who counts everything anew.
 const PATIENCE: Duration = Duration::from_secs(600);
 /// Cells read or written by one statement.
 const CELLS: usize = 2_000;
-/// Operations computed at once: all of their cells of a slot are in memory then.
-const OPERATIONS: usize = 50;
+/// Cells added up at once: they are in memory then.
+const CELLS_AT_ONCE: usize = 8_000;
+/// The most operations computed at once.
+const OPERATIONS: usize = 200;
 /// Quarters of an hour that are counted at once when everything is: a day.
 const DAY: i64 = 96;
 
@@ -47,6 +51,19 @@ pub struct Passed {
     pub recounted: bool,
 }
 
+/// Why baselines are not up to date.
+#[derive(Debug, thiserror::Error)]
+pub enum PassError {
+    /// Somebody else does not come to an end.
+    #[error(
+        "the baselines of `{0}` are being computed by another process for ten minutes now; try again later"
+    )]
+    Busy(String),
+    /// The database refuses.
+    #[error(transparent)]
+    Database(#[from] sqlx::Error),
+}
+
 enum Outcome {
     Done(Passed),
     /// Somebody else is at it, or was until a moment ago.
@@ -56,51 +73,59 @@ enum Outcome {
 /// Brings the baselines of a dataset up to date, whoever else may be at it. `None`: there is no such dataset.
 ///
 /// # Errors
-/// If the database refuses.
-pub async fn bring_up_to_date(pool: &PgPool, dataset: &str) -> sqlx::Result<Option<Passed>> {
+/// If the database refuses, or somebody else is at it for ten minutes.
+pub async fn bring_up_to_date(pool: &PgPool, dataset: &str) -> Result<Option<Passed>, PassError> {
     let begun = Instant::now();
     loop {
-        let outcome = pass(&mut *pool.acquire().await?, dataset).await;
-        match outcome {
-            Ok(Some(Outcome::Done(passed))) => return Ok(Some(passed)),
-            Ok(None) => return Ok(None),
-            Ok(Some(Outcome::Busy)) if begun.elapsed() < PATIENCE => {
+        match pass(&mut *pool.acquire().await?, dataset).await? {
+            Some(Outcome::Done(passed)) => return Ok(Some(passed)),
+            None => return Ok(None),
+            Some(Outcome::Busy) if begun.elapsed() < PATIENCE => {
                 tokio::time::sleep(BUSY_FOR).await;
             }
-            Ok(Some(Outcome::Busy)) => return Err(sqlx::Error::PoolTimedOut),
-            Err(error) => return Err(error),
+            Some(Outcome::Busy) => return Err(PassError::Busy(dataset.to_owned())),
         }
     }
 }
 
 /// Brings the baselines of every dataset up to date when it is time, until `stop` is cancelled.
 pub async fn keep(pool: PgPool, stop: CancellationToken) {
+    let mut wait = LOOK_EVERY;
     loop {
         tokio::select! {
-            () = tokio::time::sleep(LOOK_EVERY) => {}
+            () = tokio::time::sleep(wait) => {}
             () = stop.cancelled() => return,
         }
-        if let Err(error) = offer(&pool, &stop).await {
-            tracing::warn!(%error, "cannot bring the baselines up to date; trying again");
-        }
+        wait = match offer(&pool, &stop).await {
+            Ok(()) => LOOK_EVERY,
+            Err(error) => {
+                tracing::warn!(%error, "cannot bring the baselines up to date; trying again");
+                AFTER_FAILURE
+            }
+        };
     }
 }
 
+/// Passes over every dataset that is due. One that fails does not keep the others from it.
 async fn offer(pool: &PgPool, stop: &CancellationToken) -> sqlx::Result<()> {
     let due = baselines::due(&mut *pool.acquire().await?).await?;
+    let mut outcome = Ok(());
     for dataset in due {
         if stop.is_cancelled() {
-            return Ok(());
+            break;
         }
         let begun = Instant::now();
-        let outcome = pass(&mut *pool.acquire().await?, &dataset).await?;
-        // Whoever else is at it does it for us.
-        if let Some(Outcome::Done(passed)) = outcome {
-            let ms = begun.elapsed().as_millis();
-            tracing::debug!(dataset, ?passed, ms, "baselines are up to date");
+        match pass(&mut *pool.acquire().await?, &dataset).await {
+            Ok(Some(Outcome::Done(passed))) => {
+                let ms = begun.elapsed().as_millis();
+                tracing::debug!(dataset, ?passed, ms, "baselines are up to date");
+            }
+            // Whoever else is at it does it for us.
+            Ok(Some(Outcome::Busy) | None) => {}
+            Err(error) => outcome = Err(error),
         }
     }
-    Ok(())
+    outcome
 }
 
 /// One pass over a dataset. `None`: there is no such dataset.
@@ -235,7 +260,9 @@ impl Pass<'_> {
         gone.iter().for_each(|key| self.touch(key));
         cells.retain(|key, _| key.quarter >= first);
         let fits = self.add_cells(cells).await?;
-        Ok(fits.then_some(Some((first, latest + 1))))
+        // All of it may have been deleted.
+        let counted = (first <= latest).then_some((first, latest + 1));
+        Ok(fits.then_some(counted))
     }
 
     /// Adds to cells; `false` if more would have to be taken away from one than was there.
@@ -328,7 +355,8 @@ impl Pass<'_> {
             .filter(|quarter| hours.contains(&Slot::of_quarter(*quarter, self.timezone)))
             .collect();
         let mut sums = Sums::default();
-        for part in touched.chunks(OPERATIONS) {
+        let at_once = (CELLS_AT_ONCE / quarters.len().max(1)).clamp(1, OPERATIONS);
+        for part in touched.chunks(at_once) {
             let operations: Vec<&Operation> = part.iter().map(|(operation, _)| operation).collect();
             let mut by_hour: HashMap<(Operation, Slot), Vec<Cell>> = HashMap::new();
             // Hours that nothing has changed of go into the levels above as they are.

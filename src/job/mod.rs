@@ -225,7 +225,7 @@ pub enum Ticks {
 pub struct Baseline {
     /// How often what has changed is computed again: whole seconds, 1s to 1d.
     pub every: Duration,
-    /// How far back it looks: whole seconds, 1h to 365d.
+    /// How far back it looks from the newest trace stored: whole seconds, 1h to 365d.
     pub history: Duration,
 }
 

@@ -198,7 +198,7 @@ pub struct BaselineSpec {
     /// How often what has changed is computed again: 1s to 1d.
     #[schemars(extend("default" = duration::format(DEFAULT_BASELINE_EVERY)))]
     pub every: Option<DurationText>,
-    /// How far back it looks: 1h to 365d.
+    /// How far back it looks from the newest trace stored: 1h to 365d.
     #[schemars(extend("default" = duration::format(DEFAULT_BASELINE_HISTORY)))]
     pub history: Option<DurationText>,
 }
