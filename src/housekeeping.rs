@@ -13,7 +13,7 @@ use crate::{
     store::{
         Look,
         housekeeping::{self, Batch},
-        polls, retention,
+        polls, retention, verify,
     },
 };
 
@@ -129,6 +129,7 @@ pub async fn delete_traces(pool: &PgPool, dataset: &str, before_s: i64) -> sqlx:
         let batch = retention::delete_traces(&mut conn, dataset, from, before_s, BATCH).await?;
         traces += batch.traces;
         let Some(last) = batch.last else {
+            verify::forget_before(&mut conn, dataset, before_s).await?;
             return Ok(traces);
         };
         from = last;

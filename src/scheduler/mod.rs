@@ -17,7 +17,7 @@ use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    job::{Diagnostics, Job, Loaded, Source},
+    job::{Diagnostics, Job, Loaded},
     meter::Meter,
     store::{self, Holder, polls},
     submit::{self, Submission, SubmitError},
@@ -271,7 +271,7 @@ impl Scheduler {
             let (pool, holder, job) = (self.pool.clone(), self.holder.clone(), entry.job.clone());
             let at_hand = self.at_hand.get(&entry.job.source.name);
             self.verifications.spawn(async move {
-                verify(&pool, &holder, &job, at_hand, tick).await;
+                nightly::on_tick(&pool, &holder, &job, at_hand, tick).await;
                 job.name
             });
         }
@@ -552,33 +552,6 @@ async fn register(pool: &PgPool, job: &Job) -> Result<Registered, SubmitError> {
         scheduled_at,
         verified_at,
     })
-}
-
-/// Verifies a job as its [verify] says, unless another process does, and says what came of it.
-async fn verify(
-    pool: &PgPool,
-    holder: &Holder,
-    job: &Job,
-    at_hand: Option<Source>,
-    tick: DateTime<Utc>,
-) {
-    let verified = async {
-        let now = {
-            let mut conn = pool.acquire().await?;
-            if !store::verify::take_on(&mut conn, &job.name, tick).await? {
-                return Ok(None);
-            }
-            polls::clock(&mut conn).await?
-        };
-        nightly::verify(pool, holder, job, at_hand, now).await
-    };
-    match verified.await {
-        Ok(Some(report)) => nightly::say(job, &report),
-        Ok(None) => {}
-        Err(error) => {
-            tracing::warn!(job = job.name, %error, "cannot verify; the next tick tries again")
-        }
-    }
 }
 
 /// Submits a job's backfill as it is due by the database's clock; `false`: the job is paused.

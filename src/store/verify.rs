@@ -415,3 +415,29 @@ pub async fn take_on(
     .await?;
     Ok(taken.rows_affected() == 1)
 }
+
+/// Deletes what is kept aside, and the verdicts, of what started before a second.
+///
+/// # Errors
+/// If the database refuses.
+pub async fn forget_before(
+    conn: &mut PgConnection,
+    dataset: &str,
+    before_s: i64,
+) -> sqlx::Result<()> {
+    sqlx::query!(
+        "DELETE FROM harvest.removed_traces WHERE dataset = $1 AND (trace->>'start_ns')::bigint < $2::bigint * 1000000000",
+        dataset,
+        before_s
+    )
+    .execute(&mut *conn)
+    .await?;
+    sqlx::query!(
+        "DELETE FROM harvest.verdicts WHERE dataset = $1 AND upper(span) <= $2",
+        dataset,
+        at(before_s)
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}

@@ -12,15 +12,40 @@ use super::{
 };
 use crate::{
     job::{Job, Source, Verify},
-    store::{Holder, report},
+    store::{self, Holder, polls, report},
     window::{Window, WindowSet},
 };
 
+/// Verifies what the job's `[verify]` says, unless another process has taken on this tick or the job is paused, and says in the log what
+/// came of it.
+pub async fn on_tick(
+    pool: &PgPool,
+    holder: &Holder,
+    job: &Job,
+    at_hand: Option<Source>,
+    tick: DateTime<Utc>,
+) {
+    let verified = async {
+        let now = {
+            let mut conn = pool.acquire().await?;
+            if !store::verify::take_on(&mut conn, &job.name, tick).await? {
+                return Ok(None);
+            }
+            polls::clock(&mut conn).await?
+        };
+        verify(pool, holder, job, at_hand, now).await
+    };
+    match verified.await {
+        Ok(Some(report)) => say(job, &report),
+        Ok(None) => {}
+        Err(error) => {
+            tracing::warn!(job = job.name, %error, "cannot verify; the next tick tries again");
+        }
+    }
+}
+
 /// Verifies what the job's `[verify]` says; `None`: it has none, or its dataset is gone.
-///
-/// # Errors
-/// If the source cannot be asked, or the database refuses. What Tempo refuses is a verdict.
-pub async fn verify(
+async fn verify(
     pool: &PgPool,
     holder: &Holder,
     job: &Job,
@@ -71,7 +96,7 @@ fn range(verify: &Verify, now: DateTime<Utc>) -> WindowSet {
 }
 
 /// Says in the log what was found: as a warning unless everything is in order.
-pub fn say(job: &Job, report: &Report) {
+fn say(job: &Job, report: &Report) {
     let tally: Vec<String> = report
         .tally()
         .into_iter()

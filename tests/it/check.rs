@@ -617,7 +617,10 @@ fn init_prints_what_check_accepts() {
         .filter(|line| line.contains(" = "));
     let mut tried = 0;
     // Those of tables that are commented out as a whole come next.
-    let in_table = |line: &&str| !line.starts_with("every") && !line.starts_with("traces");
+    let in_table = |line: &&str| {
+        let later = ["every", "traces", "schedule = \"0 30", "last", "deep"];
+        !later.iter().any(|key| line.starts_with(key))
+    };
     for line in comments.filter(in_table) {
         let text = printed.stdout.replacen(&format!("# {line}"), line, 1);
         folder.write("b.toml", text.as_bytes());
@@ -633,7 +636,11 @@ fn init_prints_what_check_accepts() {
         tried += 1;
     }
     assert!(tried >= 6, "{tried}");
-    for (table, line) in [("[poll]", "every = "), ("[retention]", "traces = ")] {
+    for (table, line) in [
+        ("[poll]", "every = "),
+        ("[retention]", "traces = "),
+        ("[verify]", "schedule = \"0 30"),
+    ] {
         let text = printed.stdout.replacen(&format!("# {table}"), table, 1);
         let text = text.replacen(&format!("# {line}"), line, 1);
         folder.write("b.toml", text.as_bytes());
