@@ -35,6 +35,10 @@ gaps *OPTIONS:
 runs *OPTIONS:
     cargo run --release -- runs "$@"
 
+# Sums up what was asked of Tempo, of all jobs or of one: just stats shop --last 24h
+stats *OPTIONS:
+    cargo run --release -- stats "$@"
+
 # Plans again what is missing or failed, of all jobs or of one: just repair shop --failed-only
 repair *OPTIONS:
     cargo run --release -- repair "$@"

@@ -19,7 +19,7 @@ use crate::{
 
 /// How long finished windows, and requests, are kept.
 pub const KEEP_HISTORY: TimeDelta = TimeDelta::days(7);
-/// How long runs are kept after their end.
+/// How long runs are kept after their end, and sums by day.
 pub const KEEP_RUNS: TimeDelta = TimeDelta::days(365);
 /// How often it is done, by any process.
 pub const EVERY: TimeDelta = TimeDelta::minutes(10);
@@ -102,6 +102,8 @@ pub async fn keep_house(pool: &PgPool, now: DateTime<Utc>) -> sqlx::Result<Delet
         let Some(last) = last else { break };
         after = last;
     }
+    let year_ago = (now - KEEP_RUNS).date_naive();
+    housekeeping::prune_sums(&mut *pool.acquire().await?, year_ago).await?;
     loop {
         let rows =
             housekeeping::prune_runs(&mut *pool.acquire().await?, now - KEEP_RUNS, BATCH).await?;

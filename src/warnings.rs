@@ -456,3 +456,129 @@ impl Standing {
         (begun, before.into_values().collect())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        status::{Backlog, Live, LivePoll},
+        store::{report::DatasetState, warnings::SealedStretch},
+        window::WindowSet,
+    };
+
+    fn now() -> DateTime<Utc> {
+        DateTime::from_timestamp(1_800_000_000, 0).unwrap()
+    }
+
+    /// A dataset whose poll keeps up.
+    fn polled() -> DatasetStatus {
+        DatasetStatus {
+            state: DatasetState {
+                name: "shop".to_owned(),
+                source: "prod".to_owned(),
+                tenant: None,
+                query: None,
+                detail: "trace".to_owned(),
+                traces: 0,
+                spans: 0,
+                queued: 0,
+                running: 0,
+                jobs: vec!["live".to_owned()],
+                last_done_at: None,
+            },
+            requested: WindowSet::default(),
+            covered: WindowSet::default(),
+            gaps: Vec::new(),
+            failed_windows: 0,
+            live: Some(Live {
+                behind_s: Some(155),
+                later_looks: Vec::new(),
+                widened: Vec::new(),
+                living: vec![LivePoll {
+                    job: "live".to_owned(),
+                    young_s: 95,
+                    from_s: 0,
+                }],
+                sealed: vec![],
+            }),
+            paused: Vec::new(),
+            verified: Vec::new(),
+            pace: None,
+            backlog: Backlog {
+                seconds: 400,
+                grown_s: 300,
+                oldest_s: None,
+            },
+        }
+    }
+
+    fn found(status: &DatasetStatus, signs: &Signs) -> Vec<Kind> {
+        let found = of(std::slice::from_ref(status), signs, now());
+        found.iter().map(|warning| warning.name).collect()
+    }
+
+    #[test]
+    fn each_rule_holds_beyond_its_border_and_not_at_it() {
+        let keeps_up = polled();
+        let live = |over| LiveWindows {
+            dataset: "shop".to_owned(),
+            limit: 500,
+            windows: 240,
+            over,
+            fullest: 460,
+            since: None,
+        };
+        let signs = Signs {
+            live: vec![live(0)],
+            sources: vec![SourceState {
+                name: "prod".to_owned(),
+                last_success_at: Some(now() - TimeDelta::seconds(59)),
+                failing: 4,
+                error: None,
+                failing_since: None,
+            }],
+        };
+        assert_eq!(found(&keeps_up, &signs), []);
+        let mut bad = signs.clone();
+        bad.live = vec![live(3)];
+        bad.sources[0].last_success_at = Some(now() - SILENCE);
+        assert_eq!(
+            found(&keeps_up, &bad),
+            [Kind::NearLimit, Kind::SourceSilent]
+        );
+        let mut behind = polled();
+        behind.backlog.grown_s = 301;
+        behind.live.as_mut().unwrap().behind_s = Some(156);
+        assert_eq!(
+            found(&behind, &signs),
+            [Kind::EdgeBehind, Kind::BacklogGrowing]
+        );
+        // Whose poll has ended, or is paused, is not expected to keep up.
+        behind.live.as_mut().unwrap().living.clear();
+        assert_eq!(found(&behind, &bad), [Kind::SourceSilent]);
+
+        let mut late = polled();
+        let sealed = |missed| SealedStretch { missed, at: now() };
+        late.live.as_mut().unwrap().sealed = vec![sealed(2), sealed(1), sealed(7)];
+        assert_eq!(found(&late, &signs), [Kind::LateTraces]);
+        late.live.as_mut().unwrap().sealed = vec![sealed(0), sealed(1), sealed(7)];
+        assert_eq!(found(&late, &signs), []);
+    }
+
+    #[test]
+    fn a_warning_is_said_when_it_begins_and_when_it_ends() {
+        let mut standing = Standing::default();
+        let warning = |summary: &str| Warning {
+            summary: summary.to_owned(),
+            ..about(&polled(), Kind::NearLimit, String::new(), "")
+        };
+        let (begun, ended) = standing.change(vec![warning("81 %")]);
+        assert_eq!((begun.len(), ended.len()), (1, 0));
+        // Other figures are no other warning.
+        let (begun, ended) = standing.change(vec![warning("82 %")]);
+        assert_eq!((begun.len(), ended.len()), (0, 0));
+        let (begun, ended) = standing.change(Vec::new());
+        assert_eq!((begun.len(), ended.len()), (0, 1));
+        assert_eq!(standing.change(Vec::new()).1, []);
+    }
+}

@@ -2,7 +2,7 @@
 //! of provisional looks. Each statement is a short transaction of its own; what somebody else has locked is left for the
 //! next time. When, and in which order, is left to [`crate::housekeeping`]; traces are [`super::retention`]'s.
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
 use sqlx::PgConnection;
 
 use super::{Look, polls::MOST_FAILURES};
@@ -154,6 +154,42 @@ pub async fn prune_fetches(
         deleted: row.deleted,
         last: row.last,
     })
+}
+
+/// Keeps sums by day of the time since `before` only: those of requests from before are deleted, those of windows become one, which
+/// counts for 1970.
+///
+/// # Errors
+/// If the database refuses.
+pub async fn prune_sums(conn: &mut PgConnection, before: NaiveDate) -> sqlx::Result<()> {
+    sqlx::query!("DELETE FROM harvest.pruned_fetches WHERE day < $1", before)
+        .execute(&mut *conn)
+        .await?;
+    sqlx::query!(
+        "WITH old AS (DELETE FROM harvest.pruned_windows WHERE day < $1 AND day > '1970-01-01' RETURNING *)
+         INSERT INTO harvest.pruned_windows AS p
+             (run_id, look, looked_at_before, day, windows_done, windows_failed, windows_cancelled, splits, done_s, traces_returned,
+              traces_new, traces_improved, requests, retries, last_done_at)
+         SELECT run_id, look, looked_at_before, '1970-01-01', sum(windows_done), sum(windows_failed), sum(windows_cancelled), sum(splits),
+                sum(done_s), sum(traces_returned), sum(traces_new), sum(traces_improved), sum(requests), sum(retries), max(last_done_at)
+         FROM old GROUP BY run_id, look, looked_at_before
+         ON CONFLICT (run_id, look, looked_at_before, day) DO UPDATE SET
+             windows_done = p.windows_done + excluded.windows_done,
+             windows_failed = p.windows_failed + excluded.windows_failed,
+             windows_cancelled = p.windows_cancelled + excluded.windows_cancelled,
+             splits = p.splits + excluded.splits,
+             done_s = p.done_s + excluded.done_s,
+             traces_returned = p.traces_returned + excluded.traces_returned,
+             traces_new = p.traces_new + excluded.traces_new,
+             traces_improved = p.traces_improved + excluded.traces_improved,
+             requests = p.requests + excluded.requests,
+             retries = p.retries + excluded.retries,
+             last_done_at = greatest(p.last_done_at, excluded.last_done_at)",
+        before
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
 }
 
 /// Deletes at most `rows` runs that ended before `before` and of which no window is left. What they asked for stays known,

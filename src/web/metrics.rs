@@ -239,24 +239,25 @@ impl Collector for FromLedger {
     fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let mut out = Families(encoder);
         let up = f64::from(u8::from(self.0.is_some()));
-        out.gauge(
+        out.single(
             "ledger_up",
             "1 if the database could be read for this; 0: everything that stands in it is missing here",
             None,
-            vec![(Vec::new(), up)],
+            up,
         )?;
         let Some(ledger) = &self.0 else {
             return Ok(());
         };
-        out.gauge(
+        out.single(
             "ledger_read_duration",
             "How long reading the database for this took",
             Some(Unit::Seconds),
-            vec![(Vec::new(), ledger.took.as_secs_f64())],
+            ledger.took.as_secs_f64(),
         )?;
         datasets(&mut out, ledger)?;
         progress(&mut out, ledger)?;
         live(&mut out, ledger)?;
+        verified(&mut out, ledger)?;
         sources(&mut out, ledger)?;
         alarms(&mut out, ledger)
     }
@@ -266,6 +267,14 @@ impl Collector for FromLedger {
 struct Families<'a>(DescriptorEncoder<'a>);
 
 impl Families<'_> {
+    fn single(&mut self, name: &str, help: &str, unit: Option<Unit>, value: f64) -> fmt::Result {
+        let help = format!("{help}.");
+        let metric = self
+            .0
+            .encode_descriptor(name, &help, unit.as_ref(), MetricType::Gauge)?;
+        ConstGauge::new(value).encode(metric)
+    }
+
     fn gauge(
         &mut self,
         name: &str,
@@ -514,6 +523,31 @@ fn live(out: &mut Families<'_>, ledger: &Snapshot) -> fmt::Result {
             let share = live.fullest as f64 / live.limit as f64;
             (labels(&live.dataset), share)
         }),
+    )
+}
+
+fn verified(out: &mut Families<'_>, ledger: &Snapshot) -> fmt::Result {
+    let (mut hours, mut last) = (Vec::new(), Vec::new());
+    for status in &ledger.statuses {
+        for verified in &status.verified {
+            let mut labels = of_dataset(status);
+            labels.push(("depth", verified.depth.clone()));
+            labels.push(("verdict", verified.verdict.clone()));
+            hours.push((labels.clone(), verified.hours as f64));
+            last.push((labels, verified.last_at.timestamp_millis() as f64 / 1_000.0));
+        }
+    }
+    out.gauge(
+        "verdicts",
+        "Hours of traces that were verified, by depth and latest verdict",
+        None,
+        hours,
+    )?;
+    out.gauge(
+        "last_verified_timestamp",
+        "When an hour was last found to be so, seconds since 1970",
+        Some(Unit::Seconds),
+        last,
     )
 }
 

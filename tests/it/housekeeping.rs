@@ -343,8 +343,17 @@ async fn a_year_of_ticks_leaves_bounded_tables() {
     assert!(number(&pool, stretches).await <= hours);
     let figures = "SELECT windows_done FROM harvest.run_figures WHERE run_id = 1";
     assert_eq!(number(&pool, figures).await, hours * AN_HOUR);
+    // A sum for each look and day, for a year; then one for each look.
     let summed_up = "SELECT count(*) FROM harvest.pruned_windows";
+    let days = STEPS * HOURS_A_STEP / HOURS_APART;
+    assert!(number(&pool, summed_up).await <= 3 * days);
+    let asked = "SELECT count(*) FROM harvest.pruned_fetches";
+    assert!((1..=days).contains(&number(&pool, asked).await));
+    let later = begin + TimeDelta::hours(STEPS * HOURS_A_STEP) + TimeDelta::days(400);
+    housekeeping::keep_house(&pool, later).await.unwrap();
     assert_eq!(number(&pool, summed_up).await, 3);
+    assert_eq!(number(&pool, asked).await, 0);
+    assert_eq!(number(&pool, figures).await, hours * AN_HOUR);
 }
 
 #[tokio::test]
