@@ -8,6 +8,7 @@ mod commands;
 mod contrib;
 mod control;
 mod crash;
+mod dashboard;
 mod datasets;
 mod db;
 mod density;

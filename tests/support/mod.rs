@@ -1,5 +1,6 @@
 //! What several test modules need.
 
+pub mod browser;
 pub mod harvest;
 pub mod http;
 pub mod local_postgres;
