@@ -19,7 +19,8 @@ use crate::{
 
 /// How far back the plots reach: a day, in quarters of an hour.
 const PLOTTED: (TimeDelta, usize) = (TimeDelta::minutes(15), 96);
-/// Days shown of the coverage at once.
+/// Days shown of the coverage at once, and if that is asked for.
+const DAYS: i64 = 30;
 const MOST_DAYS: i64 = 90;
 /// The most runs and gaps shown.
 const MOST_RUNS: i64 = 20;
@@ -45,6 +46,8 @@ pub(super) struct Seen {
     warnings: Vec<Warning>,
     /// The last day of the coverage shown, any second of it.
     last_s: i64,
+    /// The most days shown.
+    days: i64,
 }
 
 fn steps(now: DateTime<Utc>) -> Steps {
@@ -57,7 +60,7 @@ impl Seen {
         conn: &mut PgConnection,
         status: DatasetStatus,
         now: DateTime<Utc>,
-        until_s: Option<i64>,
+        (until_s, days): (Option<i64>, Option<i64>),
     ) -> sqlx::Result<Self> {
         let steps = steps(now);
         let name = status.state.name.clone();
@@ -75,6 +78,7 @@ impl Seen {
             usual_since: dashboard::usual_since(conn, &name).await?,
             warnings: warnings::of_statuses(conn, std::slice::from_ref(&status), now).await?,
             last_s: until_s.unwrap_or(i64::MAX).min(now.timestamp()),
+            days: days.unwrap_or(DAYS).clamp(1, MOST_DAYS),
             now,
             status,
         })
@@ -208,7 +212,7 @@ fn tiles(seen: &Seen) -> Markup {
 
 fn heat_map(seen: &Seen) -> Markup {
     let status = &seen.status;
-    let many = heat::days_asked(status, seen.last_s, MOST_DAYS);
+    let many = heat::days_asked(status, seen.last_s, seen.days);
     let days = heat::days(status, seen.last_s, many);
     let first_s = days.last().map_or(seen.last_s, |day| day.start_s);
     let earlier = status
@@ -216,6 +220,7 @@ fn heat_map(seen: &Seen) -> Markup {
         .iter()
         .next()
         .is_some_and(|window| window.start() < first_s);
+    let is_past = seen.last_s < seen.now.timestamp() - DAY_S;
     let until = |second: i64| {
         super::hour_name(second)
             .split('T')
@@ -227,10 +232,13 @@ fn heat_map(seen: &Seen) -> Markup {
         p.skipping { a href="#lately" { "Past the hours" } }
         (coverage::by_hour(status, &days))
         (coverage::legend())
-        @if earlier || seen.last_s < seen.now.timestamp() - DAY_S {
+        @if earlier || is_past || seen.days > DAYS {
             nav.pager aria-label="Other days" {
-                @if earlier { a href={ "?until=" (until(first_s - DAY_S)) "#coverage" } { "Earlier days" } " " }
-                @if seen.last_s < seen.now.timestamp() - DAY_S { a href="?#coverage" { "The latest days" } }
+                @if earlier {
+                    a href={ "?until=" (until(first_s - DAY_S)) "&days=" (seen.days) "#coverage" } { "Earlier days" } " "
+                    @if seen.days < MOST_DAYS { a href={ "?until=" (until(seen.last_s)) "&days=" (MOST_DAYS) "#coverage" } { (MOST_DAYS) " days" } " " }
+                }
+                @if is_past || seen.days > DAYS { a href="?#coverage" { "The latest " (DAYS) " days" } }
             }
         }
     }

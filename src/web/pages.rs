@@ -71,6 +71,7 @@ impl From<sqlx::Error> for Refused {
 struct Asked {
     refresh_s: Option<u32>,
     until_s: Option<i64>,
+    days: Option<i64>,
 }
 
 impl Asked {
@@ -87,6 +88,7 @@ impl Asked {
                         NaiveDateTime::parse_from_str(&format!("{value}T00:00"), "%Y-%m-%dT%H:%M");
                     asked.until_s = midnight.ok().map(|at| at.and_utc().timestamp());
                 }
+                "days" => asked.days = value.parse().ok(),
                 _ => {}
             }
         }
@@ -211,7 +213,7 @@ async fn dataset(
         let now = Utc::now();
         let mut tx = dashboard::read(&shared.pool).await?;
         let status = status_of(&mut tx, &name, now).await?;
-        let seen = dataset::Seen::read(&mut tx, status, now, asked.until_s).await?;
+        let seen = dataset::Seen::read(&mut tx, status, now, (asked.until_s, asked.days)).await?;
         Ok((
             name.clone(),
             Vec::new(),

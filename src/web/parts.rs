@@ -233,9 +233,8 @@ pub(super) fn share_of_limit(asked: &[Asked], steps: Steps) -> Markup {
         });
     let says = match most {
         Some(most) => format!(
-            "the fullest answer had {:.0} % of the traces asked for; from {:.0} % on little more would be cut off",
-            most * 100.0,
-            FULL * 100.0
+            "the fullest answer had {:.0} % of the traces asked for",
+            most * 100.0
         ),
         None => "no searches in this time".to_owned(),
     };
@@ -246,7 +245,7 @@ pub(super) fn share_of_limit(asked: &[Asked], steps: Steps) -> Markup {
         &[
             ("first", "fullest"),
             ("second", "median"),
-            ("limit", "80 %"),
+            ("limit", "80 %, full"),
         ],
         html! {
             table {
