@@ -98,6 +98,7 @@ bench-ticks *OPTIONS:
 # Measures bringing baselines up to date, with 10,000,000 traces stored and with 10,000
 bench-baseline *OPTIONS:
     cargo bench --bench baseline -- "$@"
+
 # Measures what a page of the dashboard takes with 90 days of 20 jobs; fills a database of its own, which takes minutes
 bench-dashboard:
     cargo test --release --test it -- --ignored --nocapture --exact dashboard::ninety_days_of_twenty_jobs_in_less_than_200_ms

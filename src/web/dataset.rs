@@ -122,6 +122,10 @@ pub(super) fn draw(seen: &Seen, unusable: &[(String, String)]) -> Markup {
             h2 id="gaps" { "Not complete" }
             (gaps(status))
         }
+        section aria-labelledby="verified" {
+            h2 id="verified" { "Verification" }
+            (verified(seen))
+        }
         section aria-labelledby="usual" {
             h2 id="usual" { "Baselines" }
             (usual(seen))
@@ -288,6 +292,29 @@ fn gaps(status: &DatasetStatus) -> Markup {
                             }
                         }
                     }
+                }
+            }))
+        }
+    }
+}
+
+fn verified(seen: &Seen) -> Markup {
+    let verified = &seen.status.verified;
+    let name = &seen.status.state.name;
+    html! {
+        @if verified.is_empty() {
+            p.nothing { "Never verified. " code { "tempo-harvest verify " (name) } " holds what is stored against Tempo's own counts, " code { "--deep" } " against all it lists." }
+        } @else {
+            (parts::scrolling("Verification", html! {
+                table {
+                    caption { "Hours by what verifying them said last" }
+                    thead { tr { th scope="col" { "Depth" } th scope="col" { "Verdict" } th.number scope="col" { "Hours" } th scope="col" { "Last" } } }
+                    tbody { @for row in verified { tr {
+                        th scope="row" { @match row.depth.as_str() { "counts" => "by counts", depth => (depth) } }
+                        td { (parts::mark(match row.verdict.as_str() { "equal" => Mood::Good, "missing" | "more here" | "missing and more here" | "gap" => Mood::Bad, _ => Mood::Plain }, &row.verdict)) }
+                        td.number { (count(row.hours)) }
+                        td { (parts::moment(row.last_at, seen.now)) }
+                    } } }
                 }
             }))
         }
