@@ -47,11 +47,11 @@ pub struct Verdict {
 }
 
 /// The slot of the narrowest baseline that takes in this hour and has enough samples.
-pub fn narrowest<'a>(
-    baselines: &'a BTreeMap<Slot, Figures>,
+pub fn narrowest(
+    baselines: &BTreeMap<Slot, Figures>,
     hour: Slot,
     enough: i64,
-) -> Option<(Slot, &'a Figures)> {
+) -> Option<(Slot, &Figures)> {
     std::iter::successors(Some(hour), |slot| slot.fallback()).find_map(|slot| {
         let figures = baselines.get(&slot)?;
         (figures.samples >= enough).then_some((slot, figures))

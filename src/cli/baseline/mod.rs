@@ -216,10 +216,10 @@ fn instant_ns(ns: i64) -> String {
 fn duration(us: i64) -> String {
     match us {
         ..1_000 => format!("{us} µs"),
-        ..10_000 => format!("{:.2} ms", us as f64 / 1e3),
-        ..100_000 => format!("{:.1} ms", us as f64 / 1e3),
-        ..1_000_000 => format!("{:.0} ms", us as f64 / 1e3),
-        ..10_000_000 => format!("{:.2} s", us as f64 / 1e6),
+        1_000..10_000 => format!("{:.2} ms", us as f64 / 1e3),
+        10_000..100_000 => format!("{:.1} ms", us as f64 / 1e3),
+        100_000..1_000_000 => format!("{:.0} ms", us as f64 / 1e3),
+        1_000_000..10_000_000 => format!("{:.2} s", us as f64 / 1e6),
         _ => format!("{:.1} s", us as f64 / 1e6),
     }
 }
