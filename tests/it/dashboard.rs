@@ -10,9 +10,7 @@ use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
 use crate::support::browser::{ALL_EYES, Browser};
-use crate::support::harvest::{
-    DAY_S, HOUR_S, Process, Scene, database, hours, job, start_in, tempo,
-};
+use crate::support::harvest::{Process, Scene, database, hours, job, start_in, tempo};
 
 const TOKEN: &str = "TEMPO_HARVEST_LISTEN_TOKEN";
 
