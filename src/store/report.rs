@@ -217,7 +217,7 @@ pub async fn later_looks(
         r#"SELECT earlier_look AS "after!", count(*) AS "windows!", sum(returned)::bigint AS "traces!",
                   sum(stored_new)::bigint AS "new!", sum(improved)::bigint AS "improved!"
            FROM harvest.windows
-           WHERE dataset = $1 AND state = 'done' AND earlier_look IS NOT NULL AND finished_at >= $2
+           WHERE dataset = $1 AND look IN ('settled', 'sealed') AND state = 'done' AND earlier_look IS NOT NULL AND finished_at >= $2
            GROUP BY earlier_look ORDER BY earlier_look"#,
         dataset,
         since
