@@ -136,7 +136,8 @@ SELECT s.dataset, s.subject, s.service, s.operation,
        CASE WHEN s.judged > 0 THEN s.errors::float8 / s.judged END AS error_rate,
        s.p50_us / 1000.0::float8 AS p50_ms, s.p95_us / 1000.0::float8 AS p95_ms, s.p99_us / 1000.0::float8 AS p99_ms,
        s.mad_us / 1000.0::float8 AS mad_ms,
-       to_timestamp(s.first_ns / 1000000000.0) AS first_at, to_timestamp(s.last_ns / 1000000000.0) AS last_at,
+       'epoch'::timestamptz + s.first_ns / 1000 * interval '1 microsecond' AS first_at,
+       'epoch'::timestamptz + s.last_ns / 1000 * interval '1 microsecond' AS last_at,
        state.timezone, state.counted_from, state.counted_to, state.computed_at
 FROM harvest.baseline_slots s
 JOIN harvest.baseline_states state ON state.dataset = s.dataset;

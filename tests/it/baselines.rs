@@ -151,6 +151,13 @@ async fn after_a_backfill_of_a_week_all_48_hours_are_as_the_truth_has_them() {
         3 * 51
     );
 
+    // The view says the same in SQL, to the microsecond.
+    let exact = "SELECT count(*) FROM harvest.baselines b
+        JOIN (SELECT root_name, count(*) AS samples, min(started_at) AS first_at, max(started_at) AS last_at FROM harvest.traces GROUP BY 1) t
+          ON (b.operation, b.samples, b.first_at, b.last_at) = (t.root_name, t.samples, t.first_at, t.last_at)
+        WHERE b.level = 'everything'";
+    assert_eq!(scene.number(exact).await, 3);
+
     let truth = scene.control.truth();
     let mut expected: BTreeMap<(String, String, String), Vec<&TraceTruth>> = BTreeMap::new();
     for trace in &truth {
