@@ -30,9 +30,11 @@ impl Page {
     /// As an answer.
     pub fn answer(self, status: StatusCode) -> Response {
         // Names this answer's own style, and no other that somebody may have smuggled in.
-        let nonce = STANDARD.encode(std::array::from_fn::<u8, 18, _>(|_| {
-            getrandom::u32().map_or(0, |random| random as u8)
-        }));
+        let mut number = [0; 18];
+        if let Err(error) = getrandom::fill(&mut number) {
+            tracing::warn!(%error, "no random number for a page");
+        }
+        let nonce = STANDARD.encode(number);
         let markup = html! {
             (DOCTYPE)
             html lang="en" {

@@ -112,6 +112,7 @@ impl Browser {
         arguments.push(format!("--user-data-dir={}", profile.path().display()));
         let capabilities = json!({
             "browserName": "chrome",
+            "timeouts": { "script": 120_000, "pageLoad": 120_000 },
             "goog:chromeOptions": { "args": arguments },
             "goog:loggingPrefs": { "browser": "ALL", "performance": "ALL" },
         });
