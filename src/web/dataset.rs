@@ -77,7 +77,9 @@ impl Seen {
             usual: dashboard::usual_hours(conn, &name, USUAL_OPERATIONS).await?,
             usual_since: dashboard::usual_since(conn, &name).await?,
             warnings: warnings::of_statuses(conn, std::slice::from_ref(&status), now).await?,
-            last_s: until_s.unwrap_or(i64::MAX).min(now.timestamp()),
+            last_s: until_s
+                .unwrap_or(i64::MAX)
+                .min(heat::last_asked(&status, now.timestamp())),
             days: days.unwrap_or(DAYS).clamp(1, MOST_DAYS),
             now,
             status,
@@ -224,7 +226,7 @@ fn heat_map(seen: &Seen) -> Markup {
         .iter()
         .next()
         .is_some_and(|window| window.start() < first_s);
-    let is_past = seen.last_s < seen.now.timestamp() - DAY_S;
+    let is_past = seen.last_s < heat::last_asked(status, seen.now.timestamp()) - DAY_S;
     let until = |second: i64| {
         super::hour_name(second)
             .split('T')

@@ -193,6 +193,12 @@ pub(super) fn days(status: &DatasetStatus, last_s: i64, days: i64) -> Vec<Day> {
     found
 }
 
+/// The last second asked for that has begun by `now_s`: what was collected of long ago is not shown as the end of nothing.
+pub(super) fn last_asked(status: &DatasetStatus, now_s: i64) -> i64 {
+    let last = status.requested.iter().next_back();
+    last.map_or(now_s, |window| now_s.min(window.end() - 1))
+}
+
 /// How many days it takes from the first second asked for to `now_s`, at most `most`.
 pub(super) fn days_asked(status: &DatasetStatus, now_s: i64, most: i64) -> i64 {
     let first = status.requested.iter().next().map_or(now_s, Window::start);

@@ -182,15 +182,20 @@ pub(super) fn draw(seen: &Overview, unusable: &[(String, String)]) -> Markup {
     );
     let paces = seen.paces();
     let now_s = seen.now.timestamp();
+    let last_s = seen
+        .datasets
+        .iter()
+        .map(|status| heat::last_asked(status, now_s));
+    let last_s = last_s.max().unwrap_or(now_s);
     let asked_days = seen
         .datasets
         .iter()
-        .map(|status| heat::days_asked(status, now_s, MOST_DAYS));
+        .map(|status| heat::days_asked(status, last_s, MOST_DAYS));
     let days = asked_days.max().unwrap_or(1).max(LEAST_DAYS);
     let rows: Vec<_> = seen
         .datasets
         .iter()
-        .map(|status| (status, heat::days(status, now_s, days)))
+        .map(|status| (status, heat::days(status, last_s, days)))
         .collect();
     html! {
         h1 { (headline(seen)) }
