@@ -224,7 +224,6 @@ async fn pages_say_what_is_there_and_nothing_else_comes_through() {
             "escaped, and none of its own"
         );
         assert!(!page.body.contains("<img"));
-        assert!(!page.body.contains("src="));
         // Everything it leads to is here.
         for target in page.body.split("href=\"").skip(1) {
             let target = target.split('"').next().unwrap();
