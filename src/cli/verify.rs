@@ -47,7 +47,7 @@ pub(super) struct Args {
     /// From here: 2026-11-01T00:00:00Z, `7d ago`; else from where collecting began
     #[arg(long, value_name = "TIME")]
     from: Option<String>,
-    /// Up to here: 2026-11-08T00:00:00Z, `1d ago`; else up to what is an hour old
+    /// Up to here: 2026-11-08T00:00:00Z, `1d ago`; else up to what is due
     #[arg(long, value_name = "TIME")]
     to: Option<String>,
     /// List everything again, and compare IDs both ways
@@ -367,7 +367,7 @@ fn print(
 ) -> std::io::Result<()> {
     let name = &dataset.name;
     if report.hours.is_empty() {
-        return writeln!(out, "{name}: nothing that was asked for is an hour old");
+        return writeln!(out, "{name}: nothing that was asked for is due yet");
     }
     let (here, there) = match report.depth {
         Depth::Counts => ("here, with root", "counted"),

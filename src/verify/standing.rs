@@ -18,11 +18,25 @@ pub enum Standing {
     Not(Verdict, String),
 }
 
-/// What is verified unless a range is given: everything that was asked for, as far as whole hours of it are old enough.
+/// What is verified unless a range is given: everything that was asked for, as far as whole hours of it are old enough. Hours that a
+/// poll has yet to look at again, or a backfill will collect later, are not due.
 pub fn asked_for(ledger: &Ledger) -> WindowSet {
     let old = (ledger.now - YOUNG_S).div_euclid(HOUR_S) * HOUR_S;
     let old = WindowSet::from_iter(Window::new(i64::MIN / 4, old));
-    ledger.requested().intersection(&old)
+    let young = ledger.gaps().into_iter().filter(is_young);
+    let young = young.flat_map(|gap| {
+        let hours = gap.window.cut_at_edges(HOUR_S).into_iter();
+        hours.filter_map(|part| {
+            let hour = part.start().div_euclid(HOUR_S) * HOUR_S;
+            Window::new(hour, hour + HOUR_S)
+        })
+    });
+    let young: WindowSet = young.collect();
+    ledger.requested().intersection(&old).minus(&young)
+}
+
+fn is_young(gap: &Gap) -> bool {
+    matches!(gap.reason, Reason::TooYoung | Reason::Provisional)
 }
 
 /// How a window stands. `gaps` are the ledger's.
@@ -60,7 +74,7 @@ pub fn of(ledger: &Ledger, gaps: &[Gap], window: Window) -> Standing {
         let part = lacking.intersection(&gap.window.into()).seconds();
         if part > 0 {
             *reasons.entry(gap.reason.name()).or_default() += part;
-            only_young &= matches!(gap.reason, Reason::TooYoung | Reason::Provisional);
+            only_young &= is_young(gap);
         }
     }
     let never = lacking.minus(&ledger.requested()).seconds();
@@ -83,6 +97,7 @@ pub fn of(ledger: &Ledger, gaps: &[Gap], window: Window) -> Standing {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::gaps::Polled;
 
     fn window(start: i64, end: i64) -> Window {
         Window::new(start, end).unwrap()
@@ -126,6 +141,25 @@ mod tests {
             asked_for(&ledger).iter().next_back().unwrap().end(),
             99 * HOUR_S
         );
+    }
+
+    #[test]
+    fn what_a_poll_has_yet_to_seal_is_not_due() {
+        let mut ledger = ledger();
+        ledger.polls = vec![Polled {
+            requested: window(0, 100 * HOUR_S),
+            seal_after_s: 3 * HOUR_S,
+            catch_up_s: None,
+            young_s: 95,
+        }];
+        ledger.backfilled = WindowSet::default();
+        ledger.provisional = [window(0, 100 * HOUR_S).into(), WindowSet::default()];
+        ledger.sealed = window(0, 95 * HOUR_S + 600).into();
+        let due = asked_for(&ledger);
+        assert_eq!(due.iter().next_back().unwrap().end(), 95 * HOUR_S);
+        let gaps = ledger.gaps();
+        let asked = of(&ledger, &gaps, window(96 * HOUR_S, 97 * HOUR_S));
+        assert!(matches!(asked, Standing::Not(Verdict::TooYoung, _)));
     }
 
     #[test]
