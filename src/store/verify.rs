@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 use futures::StreamExt;
 use sqlx::{PgConnection, postgres::types::PgRange};
 
-use super::{Holder, at, range};
+use super::{Holder, at, baselines, range};
 use crate::window::Window;
 
 /// What is stored of a stretch.
@@ -238,7 +238,7 @@ pub async fn set_aside(
     holder: &Holder,
 ) -> sqlx::Result<i64> {
     let ids: Vec<Vec<u8>> = ids.iter().map(|id| id.to_vec()).collect();
-    sqlx::query_scalar!(
+    let removed = sqlx::query_scalar!(
         r#"WITH spans AS (
                DELETE FROM harvest.spans s WHERE s.dataset = $1 AND s.trace_id = ANY ($2) RETURNING s.*
            ), traces AS (
@@ -259,8 +259,12 @@ pub async fn set_aside(
         &ids,
         holder.as_str()
     )
-    .fetch_one(conn)
-    .await
+    .fetch_one(&mut *conn)
+    .await?;
+    if removed > 0 {
+        baselines::ask_for_recount(conn, dataset).await?;
+    }
+    Ok(removed)
 }
 
 /// Deletes the spans of traces that are not stored themselves: they would stand in the way of storing the traces again. Returns how

@@ -280,9 +280,9 @@ async fn every_state_is_looked_at_in_a_browser() {
     assert_eq!(heading().await, "Nothing has been submitted yet");
     look("nothing", "not-found").await;
 
-    // From the twentieth request on Tempo is slow.
+    // Tempo becomes slow on the way, and is held back while it is looked at.
     let slow = Misbehaviour::Slow {
-        delay: Duration::from_secs(2),
+        delay: Duration::from_secs(1),
     };
     scene
         .control
@@ -292,6 +292,9 @@ async fn every_state_is_looked_at_in_a_browser() {
     scene
         .until("SELECT count(*) >= 10 FROM harvest.windows WHERE state = 'done'")
         .await;
+    scene.control.clear_faults();
+    let held = scene.control.hold("/api/search");
+    scene.control.wait_for_held(1).await;
     look("", "filling").await;
     assert!(
         heading()
@@ -307,7 +310,7 @@ async fn every_state_is_looked_at_in_a_browser() {
             .await,
         true
     );
-    scene.control.clear_faults();
+    drop(held);
     scene
         .until("SELECT state = 'complete' FROM harvest.runs")
         .await;

@@ -125,6 +125,8 @@ impl Browser {
             missing("chromedriver has no Chromium");
             return None;
         };
+        // Not the page for new tabs, which goes on loading.
+        client.goto("about:blank").await.unwrap();
         Some(Self {
             client,
             axe,
@@ -146,6 +148,13 @@ impl Browser {
         self.log("browser").await;
         self.log("performance").await;
         self.client.goto(url).await.unwrap();
+        // Two frames, and it has been laid out.
+        let laid_out = "const done = arguments[arguments.length - 1];
+            requestAnimationFrame(() => requestAnimationFrame(() => done()));";
+        self.client
+            .execute_async(laid_out, Vec::new())
+            .await
+            .unwrap();
 
         let picture = json!({ "format": "png", "captureBeyondViewport": true });
         let picture = self.devtools("Page.captureScreenshot", picture).await;
@@ -181,6 +190,10 @@ impl Browser {
                 .as_str()
                 .unwrap();
             let to = Url::parse(request).unwrap();
+            // What the browser brings of its own.
+            if to.scheme() == "chrome" {
+                continue;
+            }
             assert!(
                 to.scheme() == "data" || to.origin() == origin,
                 "{name} asks {request}"
@@ -236,15 +249,24 @@ impl Browser {
         log.as_array().unwrap().clone()
     }
 
+    /// Gives a command to the page that is open. Just after one page has taken another's place there may be none for a moment,
+    /// or none of any width: then it is given again.
     async fn devtools(&self, command: &str, params: Value) -> Value {
         let body = json!({ "cmd": command, "params": params });
-        self.client
-            .issue_cmd(Vendor {
-                path: "goog/cdp/execute",
-                body,
-            })
-            .await
-            .unwrap()
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            let path = "goog/cdp/execute";
+            let body = body.clone();
+            match self.client.issue_cmd(Vendor { path, body }).await {
+                Ok(answer) => return answer,
+                Err(error) => {
+                    let said = error.to_string();
+                    let passes = said.contains("aborted by navigation") || said.contains("0 width");
+                    assert!(tries < 20 && passes, "{command}: {error}");
+                }
+            }
+        }
     }
 }
 
