@@ -4,7 +4,7 @@
 //! means zero, while an answer without any series means nothing (a Tempo 2 whose metrics path is not set up answers so). Tempo's
 //! intervals include their last instant and not their first; what is stored is counted alike.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
 use futures::{StreamExt, stream};
@@ -71,22 +71,23 @@ fn step_of(window: Window, most_s: i64) -> i64 {
 
 /// The stretches to ask for, so that each window lies in them: as long as the server counts at once.
 fn cells(windows: &[Window], most_s: i64, now_s: i64) -> Vec<(Window, i64)> {
-    let mut cells = BTreeSet::new();
+    // By step and start: of what overlaps each second would count twice.
+    let mut cells: BTreeMap<(i64, i64), i64> = BTreeMap::new();
     for &window in windows {
         let step_s = step_of(window, most_s);
         let length_s = (at_once_s(most_s) / step_s - 1).clamp(1, MOST_STEPS) * step_s;
+        let latest = (now_s.div_euclid(step_s) * step_s).max(window.end());
         let mut start = window.start().div_euclid(length_s) * length_s;
         while start < window.end() {
-            let end = (start + length_s).min(now_s.div_euclid(step_s) * step_s);
-            if let Some(cell) = Window::new(start, end.max(window.end())) {
-                cells.insert((step_s, cell.start(), cell.end()));
-            }
+            let end = (start + length_s).min(latest);
+            let known = cells.entry((step_s, start)).or_insert(end);
+            *known = end.max(*known);
             start += length_s;
         }
     }
     let cells = cells.into_iter();
     cells
-        .filter_map(|(step_s, start, end)| Some((Window::new(start, end)?, step_s)))
+        .filter_map(|((step_s, start), end)| Some((Window::new(start, end)?, step_s)))
         .collect()
 }
 
@@ -247,5 +248,18 @@ mod tests {
         // What begins between the steps is counted in finer ones.
         let part = cells(&[window(61, 3_600)], 86_400, 86_400);
         assert_eq!(part, [(window(0, 9_600), 1)]);
+    }
+
+    #[test]
+    fn what_is_counted_at_once_tiles_the_hours_whatever_they_straddle() {
+        let hours: Vec<Window> = (0..60)
+            .map(|n| window(n * 3_600, (n + 1) * 3_600))
+            .collect();
+        for most_s in [86_400, 10_800] {
+            let cells = cells(&hours, most_s, i64::MAX / 4);
+            let tiles = |pair: &[(Window, i64)]| pair[0].0.end() == pair[1].0.start();
+            assert!(cells.windows(2).all(tiles), "{cells:?}");
+            assert!(cells[0].0.start() <= 0 && cells[cells.len() - 1].0.end() >= 60 * 3_600);
+        }
     }
 }
