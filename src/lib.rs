@@ -39,6 +39,7 @@ pub mod store;
 pub mod submit;
 pub mod tempo;
 pub mod verify;
+pub mod version;
 pub mod warnings;
 pub mod web;
 pub mod window;

@@ -16,6 +16,7 @@ use crate::{
     queue, store,
     store::sources,
     tempo::{Client, Count, Failure, Limits, Search, Urgency},
+    version,
     window::Window,
 };
 
@@ -93,6 +94,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<Exit> {
         }
     };
     let mut findings = Findings::default();
+    findings.add("program", "version", State::Ok, version::FULL, None);
     let (options, local) = database::locate(&args.database, Otherwise::Local).await?;
     let pool = check_database(&mut findings, &options).await;
     let mut seen: Vec<&str> = Vec::new();

@@ -101,7 +101,7 @@ const EXIT_CODES: &str = "Exit codes: 0 complete, 1 failed, 2 wrong usage or job
 
 /// Brings every trace of a time range out of Grafana Tempo into PostgreSQL, and knows which seconds it has.
 #[derive(Debug, Parser)]
-#[command(name = "tempo-harvest", version, after_help = EXIT_CODES, max_term_width = 120)]
+#[command(name = "tempo-harvest", version = crate::version::FULL, after_help = EXIT_CODES, max_term_width = 120)]
 struct Cli {
     /// Log more: -v what is done, -vv every request (RUST_LOG overrides)
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]

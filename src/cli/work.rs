@@ -20,7 +20,7 @@ use crate::{
     meter::Meter,
     scheduler::Scheduler,
     store::{Holder, OpenError, control, sources, windows},
-    warnings,
+    version, warnings,
     web::Door,
     worker::{AtHand, Unusable, Worker},
 };
@@ -159,7 +159,10 @@ async fn work(
     // A process that ends soon says how it went at its end.
     let watching =
         (!args.drain).then(|| tokio::spawn(warnings::watch(database.pool.clone(), stop.clone())));
-    eprintln!("working as {holder}; Ctrl-C or SIGTERM stops in order");
+    eprintln!(
+        "tempo-harvest {}, working as {holder}; Ctrl-C or SIGTERM stops in order",
+        version::FULL
+    );
     tokio::select! {
         interrupted = run::until_interrupted() => {
             interrupted?;

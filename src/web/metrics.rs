@@ -37,6 +37,7 @@ use crate::{
         metrics::{self, LastRequest, Runs, SourcePace, Windows},
         polls,
     },
+    version,
     warnings::{self, Signs, Warning},
 };
 
@@ -213,8 +214,12 @@ pub fn exposition(
     since: DateTime<Utc>,
 ) -> Result<String, fmt::Error> {
     let mut registry = Registry::with_prefix(PREFIX);
-    let build = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
-    registry.register("build", "The program's version", build);
+    let build = Info::new([("version", version::RELEASE), ("revision", version::COMMIT)]);
+    registry.register(
+        "build",
+        "The program's version, and the commit it was built from",
+        build,
+    );
     meter.register(&mut registry);
     registry.register_collector(Box::new(FromLedger(ledger)));
     let mut process = Registry::default();

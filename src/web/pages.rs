@@ -26,7 +26,7 @@ use super::{
     overview::{self, Overview},
     page::Page,
 };
-use crate::{store::dashboard, window::Window};
+use crate::{store::dashboard, version, window::Window};
 
 /// How long the database may take for a page.
 const READ_WITHIN: Duration = Duration::from_secs(10);
@@ -100,7 +100,7 @@ fn foot(shared: &Shared, now: DateTime<Utc>) -> Markup {
     html! {
         p {
             "As of " time datetime=(now.to_rfc3339_opts(chrono::SecondsFormat::Secs, true)) { (second(now)) " UTC" }
-            ", by " (shared.holder) ", which works since " (second(shared.since)) " UTC. tempo-harvest " (env!("CARGO_PKG_VERSION")) ". All times are UTC."
+            ", by " (shared.holder) ", which works since " (second(shared.since)) " UTC. tempo-harvest " (version::FULL) ". All times are UTC."
         }
     }
 }

@@ -22,6 +22,7 @@ mod local_postgres;
 mod metrics;
 mod pace;
 mod polls;
+mod release;
 mod repair;
 mod retention;
 mod secrets;

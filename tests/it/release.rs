@@ -1,0 +1,124 @@
+//! What a release is made of: the version with its commit.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use tempfile::TempDir;
+use tempo_harvest::version;
+
+use crate::support::harvest::start_in;
+
+#[path = "../../src/build.rs"]
+#[expect(dead_code, reason = "cargo calls what this does not")]
+mod build_script;
+
+/// Git in a folder, with nothing of the user's own.
+fn git(folder: &Path, arguments: &[&str]) -> String {
+    let output = Command::new("git")
+        .args(["-c", "user.name=test", "-c", "user.email=test@localhost"])
+        .args(arguments)
+        .current_dir(folder)
+        .env("GIT_CONFIG_GLOBAL", "/dev/null")
+        .env("GIT_CONFIG_NOSYSTEM", "1")
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "git {arguments:?}: {output:?}");
+    String::from_utf8(output.stdout).unwrap().trim().to_owned()
+}
+
+/// A folder with a commit of some sources.
+fn committed() -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    fs::create_dir(folder.path().join("src")).unwrap();
+    for file in ["Cargo.toml", "README.md", "src/lib.rs"] {
+        fs::write(folder.path().join(file), "1").unwrap();
+    }
+    git(folder.path(), &["init", "--quiet"]);
+    git(folder.path(), &["add", "."]);
+    git(folder.path(), &["commit", "--quiet", "--message", "one"]);
+    folder
+}
+
+#[test]
+fn the_commit_is_told_wherever_somebody_knows_it() {
+    let folder = committed();
+    let top = folder.path();
+    let commit = git(top, &["rev-parse", "HEAD"]);
+    let short = commit[..9].to_owned();
+    assert_eq!(build_script::from_git(top), Some(short.clone()));
+
+    // A change to what it is not built from is none; one to what it is built from makes it another program.
+    fs::write(top.join("README.md"), "2").unwrap();
+    assert_eq!(build_script::from_git(top), Some(short.clone()));
+    fs::write(top.join("src/lib.rs"), "2").unwrap();
+    assert_eq!(build_script::from_git(top), Some(format!("{short}-dirty")));
+    git(top, &["checkout", "--quiet", "."]);
+    fs::write(top.join("src/new.rs"), "").unwrap();
+    assert_eq!(build_script::from_git(top), Some(format!("{short}-dirty")));
+    fs::remove_file(top.join("src/new.rs")).unwrap();
+
+    // In a work tree of its own, and with references packed.
+    git(top, &["pack-refs", "--all"]);
+    let aside = tempfile::tempdir().unwrap();
+    let tree = aside.path().join("tree");
+    let adding = ["worktree", "add", "--quiet", tree.to_str().unwrap()];
+    git(top, &adding);
+    assert_eq!(build_script::from_git(&tree), Some(short.clone()));
+
+    // Each commit is noticed: something that cargo watches has changed.
+    for folder in [top, &tree] {
+        let content = || -> Vec<(String, Option<String>)> {
+            let watched = build_script::watched(folder).into_iter();
+            watched
+                .map(|path| (path.clone(), fs::read_to_string(folder.join(path)).ok()))
+                .collect()
+        };
+        let before = content();
+        let again = ["commit", "--quiet", "--allow-empty", "--message", "again"];
+        git(folder, &again);
+        assert!(build_script::from_git(folder).is_some_and(|now| now != short));
+        assert!(
+            content().iter().any(|entry| !before.contains(entry)),
+            "{before:?}"
+        );
+    }
+
+    // Sources unpacked inside somebody else's working copy are no part of it.
+    let unpacked = top.join("vendor/tempo-harvest");
+    fs::create_dir_all(&unpacked).unwrap();
+    assert_eq!(build_script::from_git(&unpacked), None);
+    assert_eq!(build_script::from_package(&unpacked), None);
+    // What cargo packed has a note.
+    for (dirty, said) in [("", ""), (", \"dirty\": true", "-dirty")] {
+        let note = format!("{{\n \"git\": {{\n  \"sha1\": \"{commit}\"{dirty}\n }}\n}}");
+        fs::write(unpacked.join(".cargo_vcs_info.json"), note).unwrap();
+        let told = build_script::from_package(&unpacked);
+        assert_eq!(told, Some(format!("{short}{said}")));
+    }
+    // A packager says it.
+    for (told, said) in [
+        (commit.clone(), Ok(short.clone())),
+        (format!("{commit}-dirty"), Ok(format!("{short}-dirty"))),
+        ("0.1.0-1~bpo12+1".to_owned(), Ok("0.1.0-1~bpo12+1".to_owned())),
+        (
+            "1\ncargo::rustc-env=A=b".to_owned(),
+            Err("TEMPO_HARVEST_COMMIT is `1\\ncargo::rustc-env=A=b`, but may hold letters, digits and . + ~ _ - only".to_owned()),
+        ),
+    ] {
+        assert_eq!(build_script::checked(&told), said);
+    }
+}
+
+#[tokio::test]
+async fn the_version_names_release_and_commit() {
+    let folder = tempfile::tempdir().unwrap();
+    let said = start_in(folder.path(), &["--version"], &[]).end().await;
+    let expected = match version::COMMIT {
+        "" => format!("tempo-harvest {}\n", version::RELEASE),
+        commit => format!("tempo-harvest {} ({commit})\n", version::RELEASE),
+    };
+    assert_eq!(said.expect(0).stdout, expected);
+    assert_eq!(version::RELEASE, env!("CARGO_PKG_VERSION"));
+    assert!(expected.ends_with(&format!("{}\n", version::FULL)));
+}
