@@ -1,6 +1,6 @@
 //! `demo`: all of it at work, on a simulated Tempo and a private PostgreSQL.
 
-use std::{collections::HashMap, io::Write, time::Instant};
+use std::{collections::HashMap, io::Write, net::SocketAddr, time::Instant};
 
 use anyhow::{Context, bail};
 use chrono::{DateTime, Utc};
@@ -8,7 +8,7 @@ use sqlx::Row;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Exit,
+    Exit, UsageError,
     database::{self, Database, Otherwise},
     jobs, listen, run,
 };
@@ -33,6 +33,11 @@ pub(super) struct Args {
     /// How many traces the simulated day has
     #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(1_000..=2_000_000))]
     traces: u32,
+    /// Only serve the simulated Tempo, such as at 127.0.0.1:3200, until stopped: for job files of your own
+    ///
+    /// It answers as one that has a day of traces, which ended an hour ago, and receives no more. This machine only.
+    #[arg(long, value_name = "ADDRESS:PORT", value_parser = listen::address, conflicts_with_all = ["listen", "listen_token_file"])]
+    serve: Option<SocketAddr>,
     #[command(flatten)]
     listen: listen::ListenArgs,
 }
@@ -48,6 +53,9 @@ pub(super) async fn run(args: Args) -> anyhow::Result<Exit> {
         out,
         "This demo simulates its Tempo: made-up traces, answered over HTTP as Tempo 3.0 would, with its limits and quirks."
     )?;
+    if let Some(address) = args.serve {
+        return serve(address, simulated(&args, day, now), day).await;
+    }
     let begun = Instant::now();
     let simulator = Simulator::start(simulated(&args, day, now))?;
     let population = simulator.control().population();
@@ -124,6 +132,27 @@ pub(super) async fn run(args: Args) -> anyhow::Result<Exit> {
         "  (from the source tree, `tempo-harvest` is `cargo run --release --`)"
     )?;
     Ok(exit)
+}
+
+/// The simulated Tempo alone, until Ctrl-C or SIGTERM.
+async fn serve(address: SocketAddr, config: Config, day: Window) -> anyhow::Result<Exit> {
+    if !address.ip().is_loopback() {
+        let port = address.port();
+        return Err(UsageError(format!(
+            "--serve `{address}` can be reached from other machines, and made-up traces are for this one: serve on 127.0.0.1:{port}"
+        ))
+        .into());
+    }
+    let simulator = Simulator::start_at(address, config)?;
+    let (url, traces) = (simulator.url(), simulator.control().population().len());
+    eprintln!(
+        "simulated Tempo on {url}: {traces} traces from {day}; it answers at most {SERVER_LIMIT} a search\n\
+         collect them with: tempo-harvest init --url {url} --output traces.toml && tempo-harvest run traces.toml\n\
+         Ctrl-C ends it"
+    );
+    run::until_interrupted().await?;
+    simulator.stop().await;
+    Ok(Exit::Complete)
 }
 
 fn simulated(args: &Args, day: Window, now: DateTime<Utc>) -> Config {

@@ -33,7 +33,8 @@ pub(super) struct ListenArgs {
     listen_token_file: Option<PathBuf>,
 }
 
-fn address(text: &str) -> Result<SocketAddr, String> {
+/// An address and a port as people write them.
+pub(super) fn address(text: &str) -> Result<SocketAddr, String> {
     let address = match text.strip_prefix("localhost:") {
         Some(port) => format!("127.0.0.1:{port}"),
         None => text.to_owned(),

@@ -25,6 +25,7 @@ mod jobs;
 mod listen;
 mod local_postgres_supervisor;
 mod logging;
+mod man;
 mod migrate;
 mod pause;
 mod plan;
@@ -166,6 +167,8 @@ enum Command {
     Demo(demo::Args),
     /// Print completions for a shell
     Completions(completions::Args),
+    /// Write man pages into a folder
+    Man(man::Args),
     /// Keeps the private PostgreSQL running while anyone uses it; started by the other commands.
     #[command(name = crate::local_postgres::SUPERVISOR_COMMAND, hide = true)]
     LocalPostgresSupervisor(local_postgres_supervisor::Args),
@@ -247,6 +250,7 @@ async fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         Command::Db(args) => return db::run(args).await,
         Command::Demo(args) => demo::run(args).await?,
         Command::Completions(args) => completions::run(args, &mut Cli::command())?,
+        Command::Man(args) => man::run(args, Cli::command())?,
         Command::LocalPostgresSupervisor(args) => local_postgres_supervisor::run(args).await?,
     };
     Ok(exit.into())

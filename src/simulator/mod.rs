@@ -225,10 +225,17 @@ impl Simulator {
     /// # Errors
     /// When no port can be had or no thread be started.
     pub fn start(config: Config) -> Result<Self, StartError> {
+        Self::start_at(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), config)
+    }
+
+    /// Serves at this address.
+    ///
+    /// # Errors
+    /// When it cannot be listened on, or no thread be started.
+    pub fn start_at(address: SocketAddr, config: Config) -> Result<Self, StartError> {
         let base_path = config.base_path.trim_end_matches('/').to_owned();
         let shared = Arc::new(Shared::new(config));
-        let any_port = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-        let (server, address) = serve(any_port, &shared)?;
+        let (server, address) = serve(address, &shared)?;
         Ok(Self {
             shared,
             address,

@@ -1,11 +1,12 @@
-//! What a release is made of: the version with its commit.
+//! What a release is made of: the version with its commit, man pages, and the Tempo to try it on.
 
 use std::fs;
 use std::path::Path;
 use std::process::Command;
 
+use rustix::process::Signal;
 use tempfile::TempDir;
-use tempo_harvest::version;
+use tempo_harvest::{cli, version};
 
 use crate::support::harvest::start_in;
 
@@ -121,4 +122,64 @@ async fn the_version_names_release_and_commit() {
     assert_eq!(said.expect(0).stdout, expected);
     assert_eq!(version::RELEASE, env!("CARGO_PKG_VERSION"));
     assert!(expected.ends_with(&format!("{}\n", version::FULL)));
+}
+
+#[tokio::test]
+async fn each_command_has_a_man_page() {
+    let folder = tempfile::tempdir().unwrap();
+    let said = start_in(folder.path(), &["man", "man1"], &[]).end().await;
+    said.expect(0);
+    let page = |name: &str| fs::read_to_string(folder.path().join("man1").join(name)).unwrap();
+    let main = page("tempo-harvest.1");
+    assert!(main.contains(version::FULL), "{main}");
+    for command in cli::command().get_subcommands() {
+        let name = command.get_name();
+        if !command.is_hide_set() {
+            let page = page(&format!("tempo-harvest-{name}.1"));
+            assert!(page.starts_with(".ie"), "{page}");
+        }
+    }
+    assert!(!folder.path().join("man1/tempo-harvest-help.1").exists());
+    assert!(!main.contains("supervisor"));
+    let said = start_in(folder.path(), &["man", "man1/tempo-harvest.1"], &[]);
+    let said = said.end().await.expect(1).stderr;
+    assert!(said.contains("`man1/tempo-harvest.1`"), "{said}");
+}
+
+#[tokio::test]
+async fn the_demo_serves_its_tempo_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let arguments = ["demo", "--serve", "127.0.0.1:0", "--traces", "2000"];
+    let mut serving = start_in(folder.path(), &arguments, &[]);
+    serving.says("Ctrl-C ends it").await;
+    let said = serving.stderr();
+    let url = said
+        .split_once("simulated Tempo on ")
+        .and_then(|(_, rest)| rest.split_once(": "))
+        .unwrap()
+        .0;
+    let init = ["init", "--url", url, "--output", "traces.toml"];
+    start_in(folder.path(), &init, &[]).end().await.expect(0);
+    let doctored = start_in(
+        folder.path(),
+        &["doctor", "traces.toml"],
+        &[("DATABASE_URL", "postgres://127.0.0.1:1/none")],
+    );
+    let doctored = doctored.end().await.expect(1).stdout;
+    assert!(
+        doctored.contains("credentials and no tenant needed"),
+        "{doctored}"
+    );
+    let version = format!("ok    program: version: {}", version::FULL);
+    assert!(doctored.starts_with(&version), "{doctored}");
+    serving.signal(Signal::TERM);
+    serving.end().await.expect(0);
+
+    let open = ["demo", "--serve", "0.0.0.0:3200"];
+    let said = start_in(folder.path(), &open, &[]).end().await.expect(2);
+    assert!(
+        said.stderr.contains("serve on 127.0.0.1:3200"),
+        "{}",
+        said.stderr
+    );
 }
