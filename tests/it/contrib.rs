@@ -2,7 +2,11 @@
 
 use std::{collections::BTreeMap, path::Path, process::Command};
 
-use tempo_harvest::cli;
+use regex_lite::Regex;
+use sqlx::{AssertSqlSafe, raw_sql};
+use tempo_harvest::{cli, store};
+
+use crate::support::postgres;
 
 const JUSTFILE: &str = include_str!("../../Justfile");
 const UNIT: &str = include_str!("../../contrib/tempo-harvest.service");
@@ -10,6 +14,8 @@ const DOCKERFILE: &str = include_str!("../../contrib/Dockerfile");
 const DOCKERIGNORE: &str = include_str!("../../contrib/Dockerfile.dockerignore");
 const COMPOSE: &str = include_str!("../../contrib/compose.yaml");
 const TEMPO: &str = include_str!("../../contrib/compose/tempo.yaml");
+const PROMETHEUS: &str = include_str!("../../contrib/compose/prometheus.yaml");
+const READER: &str = include_str!("../../contrib/compose/reader.sh");
 
 /// Lines that are no comments.
 fn lines(text: &str) -> impl Iterator<Item = &str> {
@@ -163,32 +169,117 @@ fn the_compose_file_waits_for_health_and_pins_its_images() {
     let services = services();
     assert_eq!(
         services.keys().collect::<Vec<_>>(),
-        ["postgres", "tempo", "worker"]
+        ["grafana", "postgres", "prometheus", "tempo", "worker"]
     );
-    for name in ["postgres", "tempo"] {
-        let image = services[name]
-            .iter()
-            .find_map(|line| line.strip_prefix("image: "))
-            .unwrap();
-        let tag = image.split_once(':').unwrap().1;
-        assert!(tag.starts_with(|c: char| c.is_ascii_digit()), "{image}");
-        assert!(services[name].contains(&"healthcheck:"), "{name}");
+    for (name, lines) in &services {
+        // The worker's image is built, and brings its own.
+        if name != "worker" {
+            let image = lines.iter().find_map(|line| line.strip_prefix("image: "));
+            let tag = image.unwrap().split_once(':').unwrap().1;
+            let version = tag.trim_start_matches('v');
+            assert!(version.split('.').count() >= 2, "{tag}");
+            assert!(
+                version.split('.').all(|part| part.parse::<u32>().is_ok()),
+                "{tag}"
+            );
+            assert!(lines.contains(&"healthcheck:"), "{name}");
+        }
+        // Nothing is served to other machines.
+        let ports = lines.iter().skip_while(|line| **line != "ports:").skip(1);
+        for port in ports.take_while(|line| line.starts_with("- ")) {
+            assert!(port.starts_with("- 127.0.0.1:"), "{name}: {port}");
+        }
     }
-    let healthy = |line: &&&str| **line == "condition: service_healthy";
-    assert_eq!(services["worker"].iter().filter(healthy).count(), 2);
-    // What is secret comes from the environment of compose, and is on no command line.
-    for line in lines(COMPOSE).filter(|line| line.contains("PASSWORD")) {
-        assert!(line.contains("PASSWORD: ${POSTGRES_PASSWORD:?"), "{line}");
+    for (name, count) in [("worker", 2), ("grafana", 2)] {
+        let healthy = |line: &&&str| **line == "condition: service_healthy";
+        assert_eq!(services[name].iter().filter(healthy).count(), count);
+    }
+    // The worker serves what Prometheus scrapes.
+    let command = services["worker"]
+        .iter()
+        .find_map(|line| line.strip_prefix("command: "));
+    let command = command.unwrap().trim_matches(['[', ']']).replace('"', "");
+    assert_is_command(["tempo-harvest"].into_iter().chain(command.split(", ")));
+    assert!(command.ends_with(":8080"), "{command}");
+    assert!(PROMETHEUS.contains("targets: [worker:8080]"));
+    // What is secret comes from the environment of compose, is on no command line, and is made by `secrets`.
+    let secret = Regex::new(r"\$\{([A-Z_]+):\?").unwrap();
+    let mut made: Vec<&str> = Vec::new();
+    for line in
+        lines(COMPOSE).filter(|line| line.contains("PASSWORD: ") || line.contains("TOKEN: "))
+    {
+        made.push(
+            secret
+                .captures(line)
+                .unwrap_or_else(|| panic!("{line}"))
+                .get(1)
+                .unwrap()
+                .as_str(),
+        );
+    }
+    assert!(made.len() >= 6);
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("contrib");
+    let secrets = std::fs::read_to_string(folder.join("compose/secrets")).unwrap();
+    for name in made {
+        assert!(secrets.contains(&format!(" {name}")), "{name}");
     }
     // Each file that is mounted exists.
-    let contrib = Path::new(env!("CARGO_MANIFEST_DIR")).join("contrib");
     let mounted: Vec<&str> = lines(COMPOSE)
         .filter_map(|line| line.trim().strip_prefix("- ./")?.split(':').next())
         .collect();
-    assert_eq!(mounted, ["compose/tempo.yaml", "compose/jobs"]);
+    assert!(mounted.len() >= 7);
     for path in mounted {
-        assert!(contrib.join(path).exists(), "{path}");
+        assert!(folder.join(path).exists(), "{path}");
     }
+}
+
+#[tokio::test]
+async fn grafana_reads_what_the_worker_stores_and_writes_nothing() {
+    let database = postgres::database().await;
+    let pool = database.pool().await;
+    // The cluster is everybody's, and so are its roles.
+    let role = format!("grafana_reader_{}", std::process::id());
+    let start = READER.find("CREATE ROLE").unwrap();
+    let sql = READER[start..].split("SQL\n").next().unwrap();
+    let sql = sql
+        .replace("grafana_reader", &role)
+        .replace(":'password'", "'secret'");
+    raw_sql(AssertSqlSafe(sql)).execute(&pool).await.unwrap();
+    store::migrate(&pool).await.unwrap();
+    let mut reader = pool.acquire().await.unwrap();
+    let become_reader = format!("SET SESSION AUTHORIZATION {role}");
+    raw_sql(AssertSqlSafe(become_reader))
+        .execute(&mut *reader)
+        .await
+        .unwrap();
+    for table in ["traces", "trace_services", "run_figures", "request_figures"] {
+        let reading = format!("SELECT FROM harvest.{table}");
+        raw_sql(AssertSqlSafe(reading))
+            .execute(&mut *reader)
+            .await
+            .unwrap();
+    }
+    for refused in [
+        "DELETE FROM harvest.traces",
+        "SELECT FROM apalis.jobs",
+        "CREATE TABLE harvest.mine ()",
+    ] {
+        let error = raw_sql(refused).execute(&mut *reader).await.unwrap_err();
+        assert!(
+            error.to_string().contains("permission denied"),
+            "{refused}: {error}"
+        );
+    }
+    raw_sql("RESET SESSION AUTHORIZATION")
+        .execute(&mut *reader)
+        .await
+        .unwrap();
+    raw_sql(AssertSqlSafe(format!(
+        "DROP OWNED BY {role}; DROP ROLE {role}"
+    )))
+    .execute(&mut *reader)
+    .await
+    .unwrap();
 }
 
 #[test]
