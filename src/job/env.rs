@@ -7,6 +7,9 @@
 
 use std::collections::BTreeMap;
 
+/// What this program is let in with and others at its own door: whoever writes a job file says where its values are sent.
+const OWN: [&str; 3] = ["DATABASE_URL", "PGPASSWORD", "TEMPO_HARVEST_LISTEN_TOKEN"];
+
 /// Where variables come from.
 pub trait Env {
     /// The value of the variable `name`; `None` when it is unset.
@@ -47,6 +50,12 @@ pub enum EnvError {
         /// What stands there.
         reference: String,
     },
+    /// A secret of this program's own.
+    #[error("refers to `{name}`, which is a secret of tempo-harvest's own and goes to no Tempo")]
+    Own {
+        /// The variable.
+        name: String,
+    },
     /// A reference inside another one's default.
     #[error("has a `${{…}}` inside the default of `{name}`")]
     Nested {
@@ -64,6 +73,7 @@ impl EnvError {
             Self::BadName { .. } => {
                 "write `${VAR}` or `${VAR:-default}`, with letters, digits and `_`, or `$${` for a literal `${`".to_owned()
             }
+            Self::Own { .. } => "use a variable of another name".to_owned(),
             Self::Nested { .. } => "a default is taken as it stands: references cannot be nested".to_owned(),
         }
     }
@@ -124,6 +134,11 @@ fn reference(inside: &str) -> Result<Piece<'_>, EnvError> {
         // The default may be a secret: only what stands in the name's place is shown.
         return Err(EnvError::BadName {
             reference: name.to_owned(),
+        });
+    }
+    if OWN.contains(&name) {
+        return Err(EnvError::Own {
+            name: name.to_owned(),
         });
     }
     if default.is_some_and(|default| default.contains("${")) {
@@ -240,6 +255,10 @@ mod tests {
             (
                 "${A-b}",
                 "refers to `${A-b}`, which is not a variable's name",
+            ),
+            (
+                "x${DATABASE_URL:-y}",
+                "refers to `DATABASE_URL`, which is a secret of tempo-harvest's own and goes to no Tempo",
             ),
             ("${X:-${A}}", "has a `${…}` inside the default of `X`"),
         ] {
