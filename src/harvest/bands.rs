@@ -409,6 +409,7 @@ fn quoted(text: &str) -> String {
             '\n' => quoted.push_str("\\n"),
             '\t' => quoted.push_str("\\t"),
             '\r' => quoted.push_str("\\r"),
+            c if c.is_control() => quoted.push_str(&format!("\\u{:04x}", u32::from(c))),
             c => quoted.push(c),
         }
     }
@@ -424,5 +425,6 @@ mod tests {
     fn names_are_quoted_for_traceql() {
         assert_eq!(quoted(r#"a "b" \ c"#), r#""a \"b\" \\ c""#);
         assert_eq!(quoted("x\ny"), r#""x\ny""#);
+        assert_eq!(quoted("\u{1b}[2J\u{85}"), r#""\u001b[2J\u0085""#);
     }
 }

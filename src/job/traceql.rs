@@ -33,6 +33,9 @@ pub(super) enum TraceqlError {
     /// Hints.
     #[error("has hints (`with (…)`): tempo-harvest sets its own")]
     Hints,
+    /// A comment.
+    #[error("has a comment (`//` or `/*`), which would hide what is added to the query")]
+    Comment,
     /// A metrics function.
     #[error("is a metrics query (`{function}`): search answers with traces, not with series")]
     Metrics {
@@ -50,6 +53,7 @@ impl TraceqlError {
             Self::Unclosed { .. } | Self::Unopened { .. } => "pair the brackets",
             Self::NoSpanset => "write for example `{ resource.service.name = \"shop\" }`",
             Self::Hints => "remove them",
+            Self::Comment => "remove it; in an attribute's name, put the name in quotes",
             Self::Metrics { .. } => "remove it and the `|` before it",
         }
     }
@@ -92,6 +96,9 @@ pub(super) fn check(query: &str) -> Result<(), TraceqlError> {
             quote @ ('"' | '`') => {
                 skip_string(quote, &mut characters)?;
                 word.clear();
+            }
+            '/' if characters.as_str().starts_with(['/', '*']) => {
+                return Err(TraceqlError::Comment);
             }
             '{' | '(' => {
                 if character == '(' && !in_spanset {
@@ -178,6 +185,7 @@ mod tests {
             "({ .a = 1 } || { .b = 2 }) | count() > 2",
             "{ span.rate > (1 + 2) && span.with = 1 }",
             "{} | avg(duration) > 20ms",
+            r#"{ .a / 2 > 1 && span."http://x" = "/* // */" && name = `//` }"#,
         ] {
             assert_eq!(check(query), Ok(()), "{query}");
         }
@@ -196,6 +204,8 @@ mod tests {
         insta::assert_snapshot!(said("{} with (most_recent=true)"), @"has hints (`with (…)`): tempo-harvest sets its own");
         insta::assert_snapshot!(said("{} with(exemplars=false)"), @"has hints (`with (…)`): tempo-harvest sets its own");
         insta::assert_snapshot!(said("{} | count() > 2 with (a=1)"), @"has hints (`with (…)`): tempo-harvest sets its own");
+        insta::assert_snapshot!(said("{} // all"), @"has a comment (`//` or `/*`), which would hide what is added to the query");
+        insta::assert_snapshot!(said("{ .a /* } */ }"), @"has a comment (`//` or `/*`), which would hide what is added to the query");
         insta::assert_snapshot!(said("{} | rate()"), @"is a metrics query (`rate()`): search answers with traces, not with series");
         insta::assert_snapshot!(said("{ .a } |count_over_time () by (name)"), @"is a metrics query (`count_over_time()`): search answers with traces, not with series");
     }
