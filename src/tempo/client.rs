@@ -4,6 +4,7 @@
 //! into a bounded buffer. Nothing here retries; [`crate::harvest`] decides that.
 
 use std::{
+    borrow::Cow,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -23,7 +24,8 @@ use super::{
     error::{Class, Failure, Refusal},
     gate::{Alone, Gate, Pace, Urgency},
     limits::{Learned, Limits},
-    setup::{SetupError, chain, default_headers, is_loopback, secrets_of, with_tls},
+    secrets::Secrets,
+    setup::{SetupError, chain, default_headers, is_loopback, with_tls},
     wire::{self, Format, SearchBody, spans::Wanted},
 };
 use crate::{
@@ -37,6 +39,8 @@ use crate::{
 const LARGEST_BODY: usize = 192 << 20;
 /// How much of a refusal's text is kept, characters.
 const LONGEST_TEXT: usize = 400;
+/// How much of a body is looked at for a message, bytes.
+const READ_FOR_MESSAGES: usize = 64 << 10;
 /// What no server allows a search to ask for, or it has no limit at all.
 const MORE_THAN_ALLOWED: u32 = u32::MAX;
 /// Refused by every server as no TraceQL, after it has looked at the limit: nothing is ever searched for it.
@@ -117,7 +121,7 @@ pub struct Client {
     uncounted: Mutex<Option<Instant>>,
     /// Whether it was said that the server does not answer.
     silent: AtomicBool,
-    secrets: Vec<String>,
+    secrets: Secrets,
 }
 
 /// A whole answer in memory.
@@ -127,6 +131,13 @@ pub(super) struct Body {
     server_time: Option<DateTime<Utc>>,
     pub(super) bytes: Bytes,
     pub(super) elapsed: Duration,
+}
+
+impl Body {
+    /// The beginning of it as text; more is never shown.
+    fn text(&self) -> Cow<'_, str> {
+        String::from_utf8_lossy(&self.bytes[..self.bytes.len().min(READ_FOR_MESSAGES)])
+    }
 }
 
 impl Client {
@@ -186,7 +197,7 @@ impl Client {
             limits: Mutex::new(limits),
             uncounted: Mutex::new(None),
             silent: AtomicBool::new(false),
-            secrets: secrets_of(&source),
+            secrets: Secrets::of(&source),
             source,
         })
     }
@@ -376,9 +387,10 @@ impl Client {
                 Urgency::Background,
             )
             .await?;
-        Ok(serde_json::from_slice::<serde_json::Value>(&body.bytes)
-            .ok()
-            .and_then(|info| info["version"].as_str().map(str::to_owned))
+        let info: Option<serde_json::Value> = serde_json::from_slice(&body.bytes).ok();
+        let version = info.as_ref().and_then(|info| info["version"].as_str());
+        Ok(version
+            .map(|version| self.excerpt(version, false))
             .filter(|version| !version.is_empty()))
     }
 
@@ -481,10 +493,10 @@ impl Client {
 
     fn refused(&self, body: &Body, location: &str, retry_after: Option<Duration>) -> Failure {
         let html = is_html(body);
-        let text = self.scrub(&shorten(&String::from_utf8_lossy(&body.bytes), html));
+        let text = self.excerpt(&body.text(), html);
         let location = (300..400)
             .contains(&body.status)
-            .then(|| without_query(location));
+            .then(|| self.excerpt(&without_query(location), false));
         let refusal = Refusal {
             status: body.status,
             html,
@@ -513,8 +525,8 @@ impl Client {
     }
 
     pub(super) fn strange(&self, body: &Body) -> Failure {
-        let said = self.scrub(&shorten(&String::from_utf8_lossy(&body.bytes), false));
-        let kind = self.scrub(&body.content_type);
+        let said = self.excerpt(&body.text(), false);
+        let kind = self.excerpt(&body.content_type, false);
         self.broken(
             body,
             format!("Tempo's answer is neither protobuf nor JSON but `{kind}`: `{said}`"),
@@ -556,9 +568,13 @@ impl Client {
 
     /// A server may say back what it was sent: none of it is a secret afterwards.
     fn scrub(&self, text: &str) -> String {
-        self.secrets.iter().fold(text.to_owned(), |text, secret| {
-            text.replace(secret.as_str(), "***")
-        })
+        self.secrets.scrub(text)
+    }
+
+    /// What is shown of a server's words. Scrubbed before they are cut, so that no part of a secret is left at the end, and
+    /// afterwards, when nothing stands between its parts any more.
+    fn excerpt(&self, text: &str, html: bool) -> String {
+        self.scrub(&shorten(&self.scrub(text), html))
     }
 }
 
@@ -581,13 +597,15 @@ fn host_and_port(url: &Url) -> String {
 
 /// A redirect's target without what may carry state or tokens.
 fn without_query(location: &str) -> String {
-    location
-        .split(['?', '#'])
-        .next()
-        .unwrap_or("")
-        .chars()
-        .take(200)
-        .collect()
+    let target = location.split(['?', '#']).next().unwrap_or("");
+    match target.split_once("//") {
+        Some((scheme, rest)) => {
+            let (host, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+            let host = host.rsplit('@').next().unwrap_or("");
+            format!("{scheme}//{host}{path}")
+        }
+        None => target.to_owned(),
+    }
 }
 
 /// One line, at most [`LONGEST_TEXT`] characters; of an HTML page only its title.
@@ -638,6 +656,22 @@ mod tests {
             None
         );
         assert_eq!(retry_after("soon", Some(now)), None);
+    }
+
+    #[test]
+    fn a_redirect_is_shown_without_what_may_be_secret() {
+        for (location, shown) in [
+            ("/login?state=x#y", "/login"),
+            (
+                "https://me:secret@sso.example/a/b?token=x",
+                "https://sso.example/a/b",
+            ),
+            ("https://me:secret@sso.example", "https://sso.example"),
+            ("//me:secret@sso.example/", "//sso.example/"),
+            ("", ""),
+        ] {
+            assert_eq!(without_query(location), shown);
+        }
     }
 
     #[test]

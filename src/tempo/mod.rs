@@ -8,6 +8,7 @@ pub mod client;
 pub mod error;
 pub mod gate;
 pub mod limits;
+mod secrets;
 pub mod setup;
 pub mod wire;
 

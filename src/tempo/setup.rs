@@ -81,27 +81,6 @@ pub(super) fn default_headers(source: &Source) -> Result<HeaderMap, String> {
     Ok(headers)
 }
 
-/// Everything that must never be repeated, longest first.
-pub(super) fn secrets_of(source: &Source) -> Vec<String> {
-    let mut secrets: Vec<String> = match &source.auth {
-        Auth::None => Vec::new(),
-        Auth::Basic { username, password } => vec![
-            BASE64_STANDARD.encode(format!("{username}:{}", password.expose_secret())),
-            password.expose_secret().to_owned(),
-        ],
-        Auth::Bearer(token) => vec![token.expose_secret().to_owned()],
-    };
-    secrets.extend(
-        source
-            .headers
-            .iter()
-            .map(|(_, value)| value.expose_secret().to_owned()),
-    );
-    secrets.retain(|secret| secret.len() >= 4);
-    secrets.sort_by_key(|secret| std::cmp::Reverse(secret.len()));
-    secrets
-}
-
 pub(super) fn with_tls(
     mut builder: reqwest::ClientBuilder,
     source: &Source,
