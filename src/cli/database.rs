@@ -4,6 +4,7 @@ use std::{str::FromStr, time::Duration};
 
 use anyhow::Context;
 use sqlx::{PgPool, postgres::PgConnectOptions};
+use url::Url;
 
 use super::UsageError;
 use crate::{
@@ -49,10 +50,7 @@ pub(super) async fn locate(
         .filter(|url| !url.is_empty());
     match url {
         Some(url) if !args.local => {
-            // The error is not passed on: it may repeat the URL, and with it the password.
-            let options = PgConnectOptions::from_str(&url)
-                .map_err(|_| UsageError("DATABASE_URL is no PostgreSQL URL; write postgres://USER:PASSWORD@HOST:5432/DATABASE".to_owned()))?;
-            Ok((options, None))
+            Ok((options_of(&url)?, None))
         }
         None if !args.local && otherwise == Otherwise::Refuse => Err(UsageError(
             "DATABASE_URL is not set: set it to postgres://USER:PASSWORD@HOST:5432/DATABASE, or say --local for the private PostgreSQL in .tempo-harvest/"
@@ -66,6 +64,69 @@ pub(super) async fn locate(
             Ok((local.connect_options(), Some(local)))
         }
     }
+}
+
+/// How to connect to what DATABASE_URL says. No message repeats it, nor a part of it: it may hold a password, and where it is not
+/// well formed any part may be one.
+fn options_of(url: &str) -> Result<PgConnectOptions, UsageError> {
+    let refused = |what: &str| {
+        UsageError(format!(
+            "DATABASE_URL {what}; write postgres://USER:PASSWORD@HOST:5432/DATABASE, and in the password %2F for `/`, %23 for `#`, %3F for `?`, \
+             %40 for `@`, %25 for `%`"
+        ))
+    };
+    let mut parsed = Url::parse(url).map_err(|_| refused("is no PostgreSQL URL"))?;
+    if !matches!(parsed.scheme(), "postgres" | "postgresql") {
+        return Err(refused("is no PostgreSQL URL"));
+    }
+    // The rest of a password whose `/`, `?` or `#` has ended the host's name.
+    if parsed.fragment().is_some() || parsed.path().contains('@') {
+        return Err(refused("has a sign in it that must be escaped"));
+    }
+    // The driver would warn of these with their values.
+    let (known, unknown): (Vec<_>, Vec<_>) = parsed
+        .query_pairs()
+        .into_owned()
+        .partition(|(key, _)| is_known_parameter(key));
+    for (key, _) in unknown {
+        tracing::warn!(
+            parameter = key,
+            "DATABASE_URL has a parameter that means nothing here"
+        );
+    }
+    match known.is_empty() {
+        true => parsed.set_query(None),
+        false => {
+            parsed.query_pairs_mut().clear().extend_pairs(&known);
+        }
+    }
+    PgConnectOptions::from_str(parsed.as_str()).map_err(|_| refused("is no PostgreSQL URL"))
+}
+
+/// Whether the driver knows a parameter of a URL.
+fn is_known_parameter(key: &str) -> bool {
+    key.starts_with("options[")
+        || matches!(
+            key,
+            "sslmode"
+                | "ssl-mode"
+                | "sslrootcert"
+                | "ssl-root-cert"
+                | "ssl-ca"
+                | "sslcert"
+                | "ssl-cert"
+                | "sslkey"
+                | "ssl-key"
+                | "statement-cache-capacity"
+                | "host"
+                | "hostaddr"
+                | "port"
+                | "dbname"
+                | "user"
+                | "password"
+                | "application_name"
+                | "options"
+        )
 }
 
 /// Whether there is a database to look at without creating one: a private PostgreSQL is created when it is first used.
