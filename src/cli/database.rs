@@ -159,6 +159,17 @@ impl Database {
         Ok(Self { pool, local })
     }
 
+    /// Refuses a user who may only read, before anything is begun that would fail again and again.
+    pub async fn must_be_writable(&self) -> anyhow::Result<()> {
+        let rights = store::rights(&mut *self.pool.acquire().await?).await?;
+        anyhow::ensure!(
+            rights.write,
+            "user `{0}` may only read the tables: to collect, GRANT harvest_worker TO \"{0}\"",
+            rights.user
+        );
+        Ok(())
+    }
+
     /// Whether it is the private local PostgreSQL.
     pub fn is_local(&self) -> bool {
         self.local.is_some()

@@ -183,31 +183,9 @@ async fn database_findings(
         None,
     );
     let rights = store::rights(&mut conn).await?;
-    if rights.create_in_database || rights.schemas_exist {
-        let detail = if rights.create_in_database {
-            "may create schemas"
-        } else {
-            "the schemas exist"
-        };
-        findings.add(
-            about,
-            "rights",
-            State::Ok,
-            format!("user `{}` {detail}", rights.user),
-            None,
-        );
-    } else {
-        let fix = format!(
-            "ALTER DATABASE … OWNER TO \"{}\", or run `tempo-harvest migrate` once as the owner",
-            rights.user
-        );
-        findings.add(
-            about,
-            "rights",
-            State::Fail,
-            format!("user `{}` may not create schemas", rights.user),
-            Some(&fix),
-        );
+    rights_finding(findings, about, &rights);
+    if !rights.read {
+        return Ok(());
     }
     if !rights.missing_extensions.is_empty() {
         let names = rights.missing_extensions.join(", ");
@@ -222,6 +200,10 @@ async fn database_findings(
     }
     let ours = store::migrations_applied(&mut conn).await?;
     let queue = queue::migrations_applied(&mut conn).await?;
+    let behind = match (&rights.owner, rights.migrate) {
+        (Some(owner), false) => format!("run `tempo-harvest migrate` as `{owner}`"),
+        _ => "the next run applies them, or `tempo-harvest migrate` now".to_owned(),
+    };
     let (state, detail, fix) = if ours.1 > ours.0 {
         (
             State::Fail,
@@ -245,14 +227,42 @@ async fn database_findings(
             "{} of {} applied, {} of {} of the queue",
             ours.1, ours.0, queue.1, queue.0
         );
-        (
-            State::Warn,
-            detail,
-            Some("the next run applies them, or `tempo-harvest migrate` now"),
-        )
+        (State::Warn, detail, Some(behind.as_str()))
     };
     findings.add(about, "migrations", state, detail, fix);
     Ok(())
+}
+
+fn rights_finding(findings: &mut Findings, about: &str, rights: &store::Rights) {
+    let user = &rights.user;
+    let (state, may, fix) = match &rights.owner {
+        None if rights.migrate => (State::Ok, "may create schemas", None),
+        None => (
+            State::Fail,
+            "may not create schemas",
+            Some(format!(
+                "ALTER DATABASE … OWNER TO \"{user}\", or run `tempo-harvest migrate` once as the owner"
+            )),
+        ),
+        Some(_) if rights.migrate => (State::Ok, "owns the tables", None),
+        Some(_) if rights.write => (State::Ok, "may read and write the tables", None),
+        Some(owner) if rights.read => (
+            State::Warn,
+            "may only read the tables",
+            Some(format!(
+                "enough for `status` and the like; to collect, GRANT harvest_worker TO \"{user}\" as `{owner}`"
+            )),
+        ),
+        Some(owner) => (
+            State::Fail,
+            "may not read the tables",
+            Some(format!(
+                "GRANT harvest_worker TO \"{user}\"; `tempo-harvest migrate --roles`, run as `{owner}`, makes that role"
+            )),
+        ),
+    };
+    let detail = format!("user `{user}` {may}");
+    findings.add(about, "rights", state, detail, fix.as_deref());
 }
 
 async fn known_limits(pool: Option<&PgPool>, source: &Source) -> Limits {

@@ -5,6 +5,7 @@
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
+use sqlx::error::DatabaseError;
 
 use crate::{control::ControlError, repair::RepairError, verify::source::SourceError};
 
@@ -216,7 +217,13 @@ pub fn main() -> ExitCode {
                 Exit::Usage.into()
             }
             None => {
-                eprintln!("error: {error:#}");
+                let hint = match is_lack_of_rights(&error) {
+                    true => {
+                        "; what writes needs the rights of the role harvest_worker (`tempo-harvest migrate --roles` makes it)"
+                    }
+                    false => "",
+                };
+                eprintln!("error: {error:#}{hint}");
                 Exit::Failed.into()
             }
         },
@@ -254,6 +261,14 @@ async fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         Command::LocalPostgresSupervisor(args) => local_postgres_supervisor::run(args).await?,
     };
     Ok(exit.into())
+}
+
+/// Whether the database user may not do what was to be done (`insufficient_privilege`).
+fn is_lack_of_rights(error: &anyhow::Error) -> bool {
+    error
+        .chain()
+        .filter_map(|error| error.downcast_ref::<Box<dyn DatabaseError>>())
+        .any(|error| error.code().as_deref() == Some("42501"))
 }
 
 /// `tempo-harvest … | head` is no error. Only our own writing counts: a database's broken connection is one.

@@ -61,6 +61,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<Exit> {
         },
     };
     let database = open(&args).await?;
+    database.must_be_writable().await?;
     let outcome = work(&database, &args, jobs, door).await;
     database.close().await;
     outcome

@@ -12,6 +12,7 @@ use sqlx::{
     postgres::{PgConnectOptions, PgConnection, PgPoolOptions, types::PgRange},
 };
 
+pub use self::rights::{Rights, create_roles, rights};
 pub use crate::plan::Look;
 use crate::{container, window::Window};
 
@@ -30,6 +31,7 @@ pub mod pace;
 pub mod polls;
 pub mod report;
 pub mod retention;
+mod rights;
 pub mod runs;
 pub mod sources;
 pub mod spans;
@@ -100,6 +102,37 @@ pub enum OpenError {
     Newer {
         /// The migration this program does not have.
         version: i64,
+    },
+    /// This user may not read the tables.
+    #[error(
+        "user `{user}` may not use tempo-harvest's tables: GRANT harvest_worker TO \"{user}\", or harvest_reader to read only \
+         (`tempo-harvest migrate --roles`, run as `{owner}`, makes these roles)"
+    )]
+    NoAccess {
+        /// The connected user.
+        user: String,
+        /// Who owns the tables.
+        owner: String,
+    },
+    /// The tables are not this version's, and this user may not change that.
+    #[error(
+        "the database's tables are not those of this tempo-harvest, and user `{user}` may not change them: run `tempo-harvest migrate` \
+         as `{owner}`, who owns them"
+    )]
+    MayNotUpgrade {
+        /// The connected user.
+        user: String,
+        /// Who owns the tables.
+        owner: String,
+    },
+    /// There are no tables, and this user may not make them.
+    #[error(
+        "there are no tables yet, and user `{user}` may not create them: make it the database's owner (ALTER DATABASE … OWNER TO \"{user}\"), \
+         or run `tempo-harvest migrate` once as the owner"
+    )]
+    MayNotCreate {
+        /// The connected user.
+        user: String,
     },
     /// A table could not be made.
     #[error("cannot create or upgrade tempo-harvest's tables: {0}{hint}", hint = rights_hint(.0))]
@@ -234,12 +267,29 @@ pub async fn migrations_applied(conn: &mut PgConnection) -> sqlx::Result<(usize,
 /// If a table cannot be made, or the database was made by a newer program.
 pub async fn migrate(pool: &PgPool) -> Result<(), OpenError> {
     let mut conn = pool.acquire().await?;
+    let rights = rights(&mut conn).await?;
+    let owner = || rights.owner.clone().unwrap_or_default();
+    if !rights.read {
+        return Err(OpenError::NoAccess {
+            owner: owner(),
+            user: rights.user,
+        });
+    }
     let (ours, theirs) = (
         migrations_applied(&mut conn).await?,
         crate::queue::migrations_applied(&mut conn).await?,
     );
     if ours.0 == ours.1 && theirs.0 == theirs.1 {
         return Ok(());
+    }
+    if !rights.migrate {
+        return Err(match &rights.owner {
+            Some(owner) => OpenError::MayNotUpgrade {
+                owner: owner.clone(),
+                user: rights.user,
+            },
+            None => OpenError::MayNotCreate { user: rights.user },
+        });
     }
     drop(conn);
     crate::queue::setup(pool)
@@ -255,41 +305,6 @@ pub async fn migrate(pool: &PgPool) -> Result<(), OpenError> {
         Err(MigrateError::VersionMissing(version)) => Err(OpenError::Newer { version }),
         Err(error) => Err(error.into()),
     }
-}
-
-/// What the connected user may do, and what the server lacks.
-#[derive(Debug, Clone)]
-pub struct Rights {
-    /// The user.
-    pub user: String,
-    /// Whether schemas and trusted extensions can be created.
-    pub create_in_database: bool,
-    /// Whether both schemas are there already.
-    pub schemas_exist: bool,
-    /// Extensions that are needed and not available on the server.
-    pub missing_extensions: Vec<String>,
-}
-
-/// What the connected user may do.
-///
-/// # Errors
-/// If the database cannot be asked.
-pub async fn rights(conn: &mut PgConnection) -> sqlx::Result<Rights> {
-    let row = sqlx::query!(
-        r#"SELECT current_user::text AS "user!",
-                  has_database_privilege(current_database(), 'CREATE') AS "create_in_database!",
-                  (to_regnamespace('harvest') IS NOT NULL AND to_regnamespace('apalis') IS NOT NULL) AS "schemas_exist!",
-                  ARRAY(SELECT needed FROM unnest(ARRAY['btree_gist', 'hstore', 'pgcrypto']) AS needed
-                        WHERE needed NOT IN (SELECT name FROM pg_available_extensions)) AS "missing!""#
-    )
-    .fetch_one(conn)
-    .await?;
-    Ok(Rights {
-        user: row.user,
-        create_in_database: row.create_in_database,
-        schemas_exist: row.schemas_exist,
-        missing_extensions: row.missing,
-    })
 }
 
 /// The name of this process in the ledger: `host:process:number`, the number being one that no later process of that

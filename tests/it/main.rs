@@ -25,6 +25,7 @@ mod polls;
 mod release;
 mod repair;
 mod retention;
+mod roles;
 mod secrets;
 mod simulator;
 mod spans;

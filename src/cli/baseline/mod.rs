@@ -11,6 +11,7 @@ use super::{
 use crate::{
     baseline::{ENOUGH_SAMPLES, Subject, changes::Operation, figures::Figures, pass, slot::Slot},
     store::{
+        self,
         baselines::{self, Standing},
         control, datasets,
     },
@@ -97,7 +98,7 @@ impl OfArgs {
     }
 }
 
-/// The baselines of a dataset, up to date.
+/// The baselines of a dataset, up to date where this user may bring them there.
 struct Known {
     dataset: String,
     standing: Standing,
@@ -111,8 +112,15 @@ impl Known {
         subject: Subject,
         service: Option<&str>,
     ) -> anyhow::Result<Option<Self>> {
-        pass::bring_up_to_date(&database.pool, &dataset).await?;
         let mut conn = database.pool.acquire().await?;
+        if store::rights(&mut conn).await?.write {
+            pass::bring_up_to_date(&database.pool, &dataset).await?;
+        } else {
+            tracing::warn!(
+                dataset,
+                "this user may only read: baselines are as they were last brought up to date"
+            );
+        }
         let Some(standing) = baselines::standing(&mut conn, &dataset).await? else {
             return Ok(None);
         };
