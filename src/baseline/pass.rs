@@ -312,7 +312,7 @@ impl Pass<'_> {
         self.passed.recounted = true;
         baselines::drop_cells(&mut *self.conn, self.dataset).await?;
         baselines::drop_slots(&mut *self.conn, self.dataset).await?;
-        let latest = baselines::latest_trace(&mut *self.conn, self.dataset, state.now).await?;
+        let latest = baselines::latest_start(&mut *self.conn, self.dataset, state.now).await?;
         let Some(latest) = latest else {
             return Ok(None);
         };

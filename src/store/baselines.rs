@@ -254,17 +254,20 @@ pub async fn latest_cell(
     Ok(quarter.map(quarter_at))
 }
 
-/// The start of the latest trace stored, up to now.
+/// The start of the latest trace, or span, up to now that baselines count.
 ///
 /// # Errors
 /// If the database refuses.
-pub async fn latest_trace(
+pub async fn latest_start(
     conn: &mut PgConnection,
     dataset: &str,
     now: DateTime<Utc>,
 ) -> sqlx::Result<Option<i64>> {
     let latest = sqlx::query_scalar!(
-        "SELECT max(started_at) FROM harvest.traces WHERE dataset = $1 AND started_at <= $2",
+        "SELECT greatest(
+             (SELECT max(started_at) FROM harvest.traces
+              WHERE dataset = $1 AND started_at <= $2 AND root_service IS NOT NULL AND root_name IS NOT NULL),
+             (SELECT max(started_at) FROM harvest.spans WHERE dataset = $1 AND started_at <= $2 AND service IS NOT NULL))",
         dataset,
         now
     )

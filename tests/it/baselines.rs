@@ -372,6 +372,32 @@ async fn what_is_improved_later_counts_as_it_is_then_with_spans() {
 }
 
 #[tokio::test]
+async fn the_newest_that_counts_says_where_history_begins() {
+    let quarter_ns = DAY_S as u64 * SECOND_NS + 900 * SECOND_NS;
+    let root = |start_ns| Span::root(1, "shop", "GET /", start_ns, start_ns + 20 * SECOND_NS);
+    let child = |start_ns| Span::child(2, 1, "cart", "add", start_ns, start_ns + SECOND_NS);
+    // A span in the quarter of an hour after its trace's, and a trace without a root in a later one.
+    let traces = [
+        TraceFragment::new(
+            [1; 16],
+            vec![root(quarter_ns - SECOND_NS), child(quarter_ns + SECOND_NS)],
+        ),
+        TraceFragment::new([2; 16], vec![child(quarter_ns + 1_000 * SECOND_NS)]),
+    ];
+    for (detail, counted_to) in [("services", DAY_S + 900), ("spans", DAY_S + 2_700)] {
+        let population = Population::from_traces(traces.to_vec());
+        let scene = Scene::new(Config::new(Version::V3_0_3, population)).await;
+        let job = match detail {
+            "spans" => job(1).spans(""),
+            _ => job(1).services(),
+        };
+        scene.run(&job).await.expect(0);
+        let said = equals_a_recount(&scene).await;
+        assert_eq!(said["counted_to"], rfc3339(counted_to));
+    }
+}
+
+#[tokio::test]
 async fn what_retention_has_deleted_does_not_count() {
     let scene = Scene::new(tempo(&hours(4, 4_000))).await;
     scene.run(&job(4).services()).await.expect(0);
