@@ -83,6 +83,10 @@ db *OPTIONS:
 test *OPTIONS:
     cargo test "$@"
 
+# Torments workers, database and Tempo with faults drawn from a seed, and judges what is stored: just torture --minutes 60; --seed 7
+torture *OPTIONS:
+    TORTURE="$*" cargo test --test it -- --ignored --nocapture --exact torture::nothing_is_lost_in_a_long_torture
+
 # Measures from end to end, beside the floor: just bench --traces 10000 --detail trace; on a real Tempo with TEMPO_URL
 bench *OPTIONS:
     cargo bench --bench end_to_end -- "$@"

@@ -34,4 +34,5 @@ mod stats;
 #[path = "../support/mod.rs"]
 mod support;
 mod test_databases;
+mod torture;
 mod verify;

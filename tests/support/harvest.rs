@@ -226,6 +226,11 @@ impl Process {
         kill_process(pid, signal).unwrap();
     }
 
+    /// Whether it has ended by itself.
+    pub fn has_ended(&mut self) -> bool {
+        !matches!(self.child.try_wait(), Ok(None))
+    }
+
     /// What is on stderr so far.
     pub fn stderr(&self) -> String {
         self.stderr.text.borrow().clone()

@@ -5,3 +5,4 @@ pub mod harvest;
 pub mod http;
 pub mod local_postgres;
 pub mod postgres;
+pub mod proxy;

@@ -1,0 +1,688 @@
+//! Where a seed is played: a PostgreSQL of its own, a simulated Tempo, proxies before both, and processes that work.
+//!
+//! Whatever ends is started again, as a service manager would: the database by its keeper, workers by theirs.
+
+use std::fmt::Write as _;
+use std::fs::{self, File};
+use std::io::Write as _;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Mutex as StdMutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use sqlx::postgres::PgPoolOptions;
+use sqlx::{ConnectOptions as _, PgConnection, PgPool};
+use tempo_harvest::local_postgres::{LocalPostgres, SearchPlaces};
+use tempo_harvest::simulator::{ClockSetting, Config, Control, Population, Simulator, Version};
+use tokio::sync::{Mutex, RwLock};
+
+use super::script::{Edit, Script};
+use crate::support::harvest::{Process, Said, rfc3339, start_in};
+use crate::support::local_postgres::{PROGRAM, Place, pid_in};
+use crate::support::proxy::{Line, Proxy, Upstream};
+
+/// Room for the database: some 45 MB when it is new, what is stored, and its log.
+const DISK_MB: u64 = 500;
+/// Where Debian's libfaketime lies, and Fedora's.
+const FAKETIME: [&str; 4] = [
+    "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1",
+    "/usr/lib/aarch64-linux-gnu/faketime/libfaketime.so.1",
+    "/usr/lib64/faketime/libfaketime.so.1",
+    "/usr/lib/faketime/libfaketime.so.1",
+];
+
+/// What this machine lets a seed do. What it does not is left out, and named.
+#[derive(Debug, Clone, Copy)]
+pub struct Means {
+    /// libfaketime: clocks of processes can be wrong.
+    pub faketime: Option<&'static str>,
+    /// A disk of the database's own can be mounted, and filled.
+    pub disk: bool,
+}
+
+impl Means {
+    pub fn of_this_machine() -> Self {
+        let place = tempfile::tempdir().unwrap();
+        let disk = mount(place.path());
+        if disk {
+            unmount(place.path());
+        }
+        Self {
+            faketime: FAKETIME.into_iter().find(|path| Path::new(path).exists()),
+            disk,
+        }
+    }
+
+    /// What is left out.
+    pub fn missing(self) -> Vec<&'static str> {
+        let mut missing = Vec::new();
+        if self.faketime.is_none() {
+            missing.push("clocks of workers and database (no libfaketime)");
+        }
+        if !self.disk {
+            missing.push("full disk (may not mount)");
+        }
+        missing
+    }
+}
+
+fn mount(folder: &Path) -> bool {
+    Command::new("mount")
+        .args(["-t", "tmpfs", "-o"])
+        .arg(format!("size={DISK_MB}m,mode=0755"))
+        .arg("tempo-harvest-torture")
+        .arg(folder)
+        .stderr(Stdio::null())
+        .status()
+        .is_ok_and(|status| status.success())
+}
+
+fn unmount(folder: &Path) {
+    // Lazily: a server that has just ended may still be leaving.
+    let unmounted = Command::new("umount").arg("-l").arg(folder).status();
+    assert!(unmounted.unwrap().success(), "{}", folder.display());
+}
+
+/// A disk of the database's own.
+#[derive(Debug)]
+struct Disk(PathBuf);
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        unmount(&self.0);
+    }
+}
+
+/// One process that works, and the clock that it sees.
+struct Seat {
+    clock: PathBuf,
+    temp: PathBuf,
+    process: Mutex<Option<Process>>,
+    /// Nobody is to start it just now.
+    held: AtomicBool,
+}
+
+pub struct Stage {
+    pub control: Control,
+    pub simulator: Simulator,
+    pub tempo: Proxy,
+    pub database: Proxy,
+    pub means: Means,
+    server: RwLock<Option<LocalPostgres>>,
+    /// The server is to stay down.
+    server_held: AtomicBool,
+    database_clock: PathBuf,
+    seats: Vec<Seat>,
+    /// What ended, and what it said.
+    ended: StdMutex<Vec<(String, Said)>>,
+    log: StdMutex<String>,
+    begun: Instant,
+    texts: Vec<(&'static str, String)>,
+    over: AtomicBool,
+    // In this order: the disk goes when its server has gone.
+    place: Place,
+    _disk: Option<Disk>,
+}
+
+impl Stage {
+    /// Sets everything up, with the tables made and nobody at work.
+    pub async fn set(script: &Script, means: Means) -> Self {
+        let place = Place::new();
+        let root = place.root.path().to_owned();
+        let database_clock = root.join("database.clock");
+        fs::write(&database_clock, "+0").unwrap();
+        let places = server_programs(&root, means, &database_clock);
+        let folder = place.folder();
+        let start = async || {
+            LocalPostgres::start_with(&folder, Path::new(PROGRAM), &places)
+                .await
+                .unwrap_or_else(|error| panic!("{error}"))
+        };
+        let mut server = start().await;
+        let mut disk = None;
+        if means.disk && place.data().exists() {
+            server.stop().await;
+            disk = Some(move_to_a_disk(&place.data()));
+            server = start().await;
+        }
+
+        let simulator = Simulator::start(tempo(script)).unwrap();
+        let address = simulator
+            .url()
+            .trim_start_matches("http://")
+            .parse()
+            .unwrap();
+        let tempo = Proxy::new(Upstream::Tcp(address)).await;
+        let database = Proxy::new(Upstream::Nowhere).await;
+        let seats = (0..script.workers)
+            .map(|number| {
+                let clock = root.join(format!("worker-{number}.clock"));
+                fs::write(&clock, "+0").unwrap();
+                let temp = root.join(format!("worker-{number}.tmp"));
+                fs::create_dir(&temp).unwrap();
+                Seat {
+                    clock,
+                    temp,
+                    process: Mutex::new(None),
+                    held: AtomicBool::new(false),
+                }
+            })
+            .collect();
+        let stage = Self {
+            control: simulator.control(),
+            texts: job_files(script, &format!("http://{}", tempo.address())),
+            simulator,
+            tempo,
+            database,
+            means,
+            server: RwLock::new(None),
+            server_held: AtomicBool::new(false),
+            database_clock,
+            seats,
+            ended: StdMutex::default(),
+            log: StdMutex::default(),
+            begun: Instant::now(),
+            over: AtomicBool::new(false),
+            place,
+            _disk: disk,
+        };
+        stage.use_server(server).await;
+        fs::create_dir(stage.jobs()).unwrap();
+        for (name, text) in &stage.texts {
+            fs::write(stage.jobs().join(name), text).unwrap();
+        }
+        stage.command(&["migrate"]).await.expect(0);
+        stage
+    }
+
+    fn jobs(&self) -> PathBuf {
+        self.place.root.path().join("jobs")
+    }
+
+    pub fn workers(&self) -> usize {
+        self.seats.len()
+    }
+
+    /// Notes what happens.
+    pub fn note(&self, text: impl std::fmt::Display) {
+        let seconds = self.begun.elapsed().as_secs_f64();
+        writeln!(self.log.lock().unwrap(), "  {seconds:6.1} s  {text}").unwrap();
+    }
+
+    /// What happened so far.
+    pub fn log(&self) -> String {
+        self.log.lock().unwrap().clone()
+    }
+
+    /// Everything that processes which have ended said.
+    pub fn said(&self) -> Vec<(String, Said)> {
+        std::mem::take(&mut self.ended.lock().unwrap())
+    }
+
+    pub fn postgres_log(&self) -> String {
+        fs::read_to_string(self.place.folder().join("postgres.log")).unwrap_or_default()
+    }
+
+    /// Starts whatever has ended by itself, until it is over.
+    pub async fn keep(&self) {
+        while !self.over.load(Ordering::Relaxed) {
+            self.keep_database().await;
+            for number in 0..self.seats.len() {
+                self.keep_worker(number).await;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    async fn keep_database(&self) {
+        if self.server_held.load(Ordering::Relaxed) || !self.place.is_free("supervisor.lock") {
+            return;
+        }
+        let places = server_programs(self.place.root.path(), self.means, &self.database_clock);
+        let folder = self.place.folder();
+        match LocalPostgres::start_with(&folder, Path::new(PROGRAM), &places).await {
+            Ok(server) => {
+                self.use_server(server).await;
+                self.note("the database is up");
+            }
+            // While its disk is full, for example.
+            Err(error) => self.note(format_args!("the database does not start: {error}")),
+        }
+    }
+
+    async fn use_server(&self, server: LocalPostgres) {
+        let socket = environment(&server, "PGHOST");
+        self.database
+            .lead_to(Upstream::Unix(Path::new(&socket).join(".s.PGSQL.5432")));
+        *self.server.write().await = Some(server);
+    }
+
+    async fn keep_worker(&self, number: usize) {
+        let seat = &self.seats[number];
+        // Somebody has it in hand.
+        let Ok(mut process) = seat.process.try_lock() else {
+            return;
+        };
+        if process.as_mut().is_some_and(|process| process.has_ended()) {
+            self.bury(number, process.take().unwrap()).await;
+        }
+        if process.is_none()
+            && !seat.held.load(Ordering::Relaxed)
+            && !self.over.load(Ordering::Relaxed)
+        {
+            *process = Some(self.start_worker(number).await);
+        }
+    }
+
+    async fn start_worker(&self, number: usize) -> Process {
+        let seat = &self.seats[number];
+        let mut environment = vec![
+            ("DATABASE_URL".to_owned(), self.url().await),
+            ("TMPDIR".to_owned(), seat.temp.display().to_string()),
+        ];
+        environment.extend(self.means.faketime.into_iter().flat_map(|library| {
+            fake(library, &seat.clock)
+                .into_iter()
+                .map(|(name, value)| (name.to_owned(), value))
+        }));
+        let environment: Vec<(&str, &str)> = environment
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_str()))
+            .collect();
+        start_in(
+            self.place.root.path(),
+            &["-v", "work", "jobs"],
+            &environment,
+        )
+    }
+
+    async fn bury(&self, number: usize, process: Process) {
+        let said = process.end().await;
+        self.note(format_args!("worker {number} ended: {:?}", said.code));
+        let name = format!("worker {number}");
+        self.ended.lock().unwrap().push((name, said));
+    }
+
+    /// The database through its proxy.
+    async fn url(&self) -> String {
+        let server = self.server.read().await;
+        let password = environment(server.as_ref().unwrap(), "PGPASSWORD");
+        format!(
+            "postgres://tempo_harvest:{password}@{}/tempo_harvest?sslmode=disable",
+            self.database.address()
+        )
+    }
+
+    /// Connections past the proxy.
+    pub async fn pool(&self) -> Result<PgPool, sqlx::Error> {
+        let options = self.server.read().await.as_ref().unwrap().connect_options();
+        PgPoolOptions::new()
+            .max_connections(2)
+            .acquire_timeout(Duration::from_secs(5))
+            .connect_with(options.application_name("torture"))
+            .await
+    }
+
+    pub async fn connection(&self) -> Result<PgConnection, sqlx::Error> {
+        let options = self.server.read().await.as_ref().unwrap().connect_options();
+        let connecting = options.application_name("torture");
+        let connecting = connecting.connect();
+        tokio::time::timeout(Duration::from_secs(5), connecting)
+            .await
+            .unwrap_or(Err(sqlx::Error::PoolTimedOut))
+    }
+
+    /// Runs the program beside the workers, its clock right.
+    pub async fn command(&self, arguments: &[&str]) -> Said {
+        let url = self.url().await;
+        start_in(
+            self.place.root.path(),
+            arguments,
+            &[("DATABASE_URL", &url), ("HOME", "/nonexistent")],
+        )
+        .end()
+        .await
+    }
+
+    /// The same, for one whose success does not matter, but whose manners do.
+    pub async fn aside(&self, arguments: &[&str]) {
+        let said = self.command(arguments).await;
+        let name = arguments.join(" ");
+        self.note(format_args!("`{name}` ended: {:?}", said.code));
+        self.ended.lock().unwrap().push((name, said));
+    }
+
+    /// Ends a worker, and starts it again later.
+    pub async fn end_worker(&self, number: usize, signal: Signal, down: Duration) {
+        let seat = &self.seats[number];
+        let mut process = seat.process.lock().await;
+        if let Some(process) = process.take() {
+            process.signal(signal);
+            self.bury(number, process).await;
+        }
+        tokio::time::sleep(down).await;
+        if !self.over.load(Ordering::Relaxed) {
+            *process = Some(self.start_worker(number).await);
+        }
+    }
+
+    pub async fn freeze_worker(&self, number: usize, for_: Duration) {
+        let process = self.seats[number].process.lock().await;
+        let Some(process) = process.as_ref() else {
+            return;
+        };
+        process.signal(Signal::STOP);
+        tokio::time::sleep(for_).await;
+        process.signal(Signal::CONT);
+    }
+
+    pub fn set_worker_clock(&self, number: usize, offset_s: i64) {
+        set_clock(&self.seats[number].clock, offset_s);
+    }
+
+    pub fn set_database_clock(&self, offset_s: i64) {
+        set_clock(&self.database_clock, offset_s);
+    }
+
+    pub fn set_tempo_clock(&self, offset_s: i64) {
+        let offset = chrono::TimeDelta::seconds(offset_s);
+        self.control.set_clock(ClockSetting::Offset(offset));
+    }
+
+    /// Kills all of the server's processes at once, as a power cut would.
+    pub async fn crash_database(&self, down: Duration) {
+        self.server_held.store(true, Ordering::Relaxed);
+        let file = self.place.data().join("postmaster.pid");
+        if let Ok(text) = fs::read_to_string(&file)
+            && text.lines().count() > 1
+        {
+            let postmaster = pid_in(&file);
+            // Stopped first, so that none of its children is replaced.
+            let _gone = kill_process(postmaster, Signal::STOP);
+            for process in children(postmaster).into_iter().chain([postmaster]) {
+                let _gone = kill_process(process, Signal::KILL);
+            }
+        }
+        self.place.free("supervisor.lock").await;
+        tokio::time::sleep(down).await;
+        self.server_held.store(false, Ordering::Relaxed);
+    }
+
+    /// Fills the database's disk; returns what frees it.
+    pub fn fill_disk(&self) -> Option<Filler> {
+        if !self.means.disk {
+            return None;
+        }
+        let path = self.place.data().join("filler");
+        let mut file = File::create(&path).ok()?;
+        let block = vec![1; 1 << 20];
+        while file.write_all(&block).is_ok() {}
+        while file.write_all(&block[..512]).is_ok() {}
+        Some(Filler(path))
+    }
+
+    /// Changes a job file; returns what mends it.
+    pub fn edit(&self, edit: Edit) {
+        let (name, text) = &self.texts[0];
+        let path = self.jobs().join(name);
+        let changed = match edit {
+            Edit::Broken => format!("{text}\n[[[\n"),
+            Edit::Wrong => format!("{text}\nlookbak = 1\n"),
+            Edit::Limits => text.replace("requests_per_second = 200", "requests_per_second = 7"),
+            Edit::Comment => format!("# once more\n{text}"),
+            Edit::Gone => {
+                let _gone_already = fs::remove_file(path);
+                return;
+            }
+        };
+        fs::write(path, changed).unwrap();
+    }
+
+    pub fn mend_jobs(&self) {
+        let (name, text) = &self.texts[0];
+        fs::write(self.jobs().join(name), text).unwrap();
+    }
+
+    /// Everything is as it should be again: faults end, clocks are right, the database is up, everybody works.
+    pub async fn calm(&self) {
+        self.control.clear_faults();
+        self.simulator.bring_up().unwrap();
+        for proxy in [&self.tempo, &self.database] {
+            proxy.set(Line::Open);
+        }
+        self.set_tempo_clock(0);
+        self.set_database_clock(0);
+        (0..self.workers()).for_each(|number| self.set_worker_clock(number, 0));
+        self.mend_jobs();
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while self.connection().await.is_err() {
+            assert!(Instant::now() < deadline, "the database is down for good");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    /// Tells all workers to stop, and waits for them. They are not started again.
+    pub async fn dismiss(&self) {
+        self.over.store(true, Ordering::Relaxed);
+        for (number, seat) in self.seats.iter().enumerate() {
+            let process = seat.process.lock().await.take();
+            if let Some(process) = process {
+                process.signal(Signal::TERM);
+                self.bury(number, process).await;
+            }
+        }
+    }
+
+    /// What workers have left in their folders for temporary files.
+    pub fn left_behind(&self) -> Vec<PathBuf> {
+        let folders = self.seats.iter().map(|seat| seat.temp.clone());
+        let folders = folders.chain([self.place.data().join("base/pgsql_tmp")]);
+        folders
+            .filter_map(|folder| fs::read_dir(folder).ok())
+            .flatten()
+            .map(|entry| entry.unwrap().path())
+            .collect()
+    }
+
+    /// Keeps what there is for whoever looks into a failure; returns where.
+    pub fn keep_evidence(&self, said: &[(String, Said)]) -> PathBuf {
+        let folder = std::env::temp_dir().join(format!("torture-{}", std::process::id()));
+        let number = self.begun.elapsed().as_micros();
+        let folder = folder.join(number.to_string());
+        fs::create_dir_all(&folder).unwrap();
+        fs::write(folder.join("events"), self.log()).unwrap();
+        fs::write(folder.join("postgres.log"), self.postgres_log()).unwrap();
+        for (index, (name, said)) in said.iter().enumerate() {
+            let name = name.replace(' ', "-");
+            let text = format!("{:?}\n{}\n{}", said.code, said.stdout, said.stderr);
+            fs::write(folder.join(format!("{index:03}-{name}")), text).unwrap();
+        }
+        folder
+    }
+
+    /// Ends the server and waits for that.
+    pub async fn strike(self) {
+        let Self {
+            server, simulator, ..
+        } = self;
+        simulator.stop().await;
+        if let Some(server) = server.into_inner() {
+            server.stop().await;
+        }
+    }
+}
+
+/// A file that fills a disk until it is dropped.
+#[derive(Debug)]
+pub struct Filler(PathBuf);
+
+impl Drop for Filler {
+    fn drop(&mut self) {
+        let _gone_already = fs::remove_file(&self.0);
+    }
+}
+
+fn environment(server: &LocalPostgres, name: &str) -> String {
+    let found = server.environment().into_iter().find(|(it, _)| it == name);
+    found.unwrap().1
+}
+
+/// What makes a process see another time, read from a file at each look.
+fn fake(library: &str, clock: &Path) -> [(&'static str, String); 5] {
+    [
+        ("LD_PRELOAD", library.to_owned()),
+        ("FAKETIME_TIMESTAMP_FILE", clock.display().to_string()),
+        ("FAKETIME_NO_CACHE", "1".to_owned()),
+        ("FAKETIME_DONT_FAKE_MONOTONIC", "1".to_owned()),
+        ("NO_FAKE_STAT", "1".to_owned()),
+    ]
+}
+
+fn set_clock(file: &Path, offset_s: i64) {
+    // Replaced as a whole: whoever reads it half written would see the true time.
+    let new = file.with_extension("new");
+    fs::write(&new, format!("{offset_s:+}")).unwrap();
+    fs::set_permissions(&new, fs::Permissions::from_mode(0o644)).unwrap();
+    fs::rename(new, file).unwrap();
+}
+
+/// PostgreSQL's programs, of which the server sees the clock that a file tells.
+fn server_programs(root: &Path, means: Means, clock: &Path) -> SearchPlaces {
+    let usual = SearchPlaces::default();
+    let Some(library) = means.faketime else {
+        return usual;
+    };
+    let folder = root.join("postgres");
+    let places = SearchPlaces {
+        path: None,
+        folders: vec![folder.display().to_string()],
+        download: false,
+    };
+    if folder.exists() {
+        return places;
+    }
+    let Some(found) = usual.folders.iter().flat_map(|pattern| glob(pattern)).max() else {
+        return usual;
+    };
+    fs::create_dir(&folder).unwrap();
+    for program in fs::read_dir(&found).unwrap() {
+        let program = program.unwrap();
+        if program.file_name() != "postgres" {
+            std::os::unix::fs::symlink(program.path(), folder.join(program.file_name())).unwrap();
+        }
+    }
+    let variables: String = fake(library, clock)
+        .map(|(name, value)| format!("{name}='{value}' "))
+        .concat();
+    let script = folder.join("postgres");
+    let text = format!(
+        "#!/bin/sh\nexec env {variables} '{}/postgres' \"$@\"\n",
+        found.display()
+    );
+    fs::write(&script, text).unwrap();
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+    set_clock(clock, 0);
+    places
+}
+
+/// The folders of a pattern with one `*` at most, which stands for any text within one part, that hold a server.
+fn glob(pattern: &str) -> Vec<PathBuf> {
+    let Some((before, after)) = pattern.split_once('*') else {
+        let folder = PathBuf::from(pattern);
+        return folder
+            .join("postgres")
+            .exists()
+            .then_some(folder)
+            .into_iter()
+            .collect();
+    };
+    let (parent, prefix) = before.rsplit_once('/').unwrap_or(("", before));
+    let entries = fs::read_dir(parent).into_iter().flatten().flatten();
+    entries
+        .filter(|entry| entry.file_name().to_string_lossy().starts_with(prefix))
+        .map(|entry| PathBuf::from(format!("{}{after}", entry.path().display())))
+        .filter(|folder| folder.join("postgres").exists())
+        .collect()
+}
+
+/// Gives a stopped server's data a disk of their own.
+fn move_to_a_disk(data: &Path) -> Disk {
+    let aside = data.with_extension("aside");
+    fs::rename(data, &aside).unwrap();
+    fs::create_dir(data).unwrap();
+    assert!(mount(data));
+    let copied = Command::new("cp")
+        .arg("-a")
+        .arg(aside.join("."))
+        .arg(data)
+        .status();
+    assert!(copied.unwrap().success());
+    fs::remove_dir_all(aside).unwrap();
+    let configuration = data.join("postgresql.conf");
+    let mut text = fs::read_to_string(&configuration).unwrap();
+    text += "max_wal_size = 64MB\nmin_wal_size = 32MB\n";
+    fs::write(configuration, text).unwrap();
+    Disk(data.to_owned())
+}
+
+fn children(of: Pid) -> Vec<Pid> {
+    let path = format!("/proc/{0}/task/{0}/children", of.as_raw_nonzero());
+    let text = fs::read_to_string(path).unwrap_or_default();
+    text.split_whitespace()
+        .filter_map(|number| Pid::from_raw(number.parse().ok()?))
+        .collect()
+}
+
+/// A Tempo in which pushed spans go their whole way, from live store to block list, in a minute.
+fn tempo(script: &Script) -> Config {
+    let seconds = Duration::from_secs;
+    let mut config = Config::new(script.version, Population::generate(&script.population));
+    config.seed = script.seed;
+    config.limits.max_result_limit = script.max_result_limit;
+    config.metrics_enabled = script.metrics;
+    config.timing.search_delay = seconds(2);
+    config.timing.block_duration = seconds(15);
+    config.timing.query_backend_after = seconds(45);
+    config.timing.block_list_delay = seconds(15);
+    config.settled_blocks = 3;
+    if script.version == Version::V2_10_8 {
+        config.timing.query_end_cutoff = seconds(0);
+    }
+    config
+}
+
+/// What the folder holds, the file that is edited first.
+fn job_files(script: &Script, url: &str) -> Vec<(&'static str, String)> {
+    let (from, to) = script.range;
+    let source = |name: &str| {
+        format!(
+            "[source]\nname = \"{name}\"\nurl = \"{url}\"\nlimits = {{ requests_per_second = 200, concurrency = {}, timeout = \"4s\" }}\n",
+            script.concurrency
+        )
+    };
+    let query = script
+        .query
+        .map_or_else(String::new, |query| format!("query = '{query}'\n"));
+    let window = script
+        .window
+        .map_or_else(String::new, |window| format!("window = \"{window}\"\n"));
+    let history = format!(
+        "name = \"history\"\n{}[select]\ndetail = \"{}\"\n{query}[backfill]\nfrom = {}\nto = {}\n{window}schedule = \"*/9 * * * * *\"\n",
+        source("history"),
+        script.detail,
+        rfc3339(from),
+        rfc3339(to),
+    );
+    let mut files = vec![("history.toml", history)];
+    if script.live {
+        let live = format!(
+            "name = \"live\"\n{}[select]\ndetail = \"services\"\n[poll]\nevery = \"2s\"\ndelay = \"32s\"\nlookback = \"60s\"\nseal_after = \"120s\"\n",
+            source("live"),
+        );
+        files.push(("live.toml", live));
+    }
+    files
+}
