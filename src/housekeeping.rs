@@ -13,7 +13,7 @@ use crate::{
     store::{
         Look,
         housekeeping::{self, Batch},
-        polls, retention, verify,
+        polls, retention, schema, verify,
     },
 };
 
@@ -44,7 +44,7 @@ pub struct Deleted {
 /// Keeps house if it is time, by the database's clock. `None`: it is not, or another process does.
 ///
 /// # Errors
-/// If the database refuses; what was deleted until then is deleted.
+/// If a newer program has upgraded the tables, or the database refuses; what was deleted until then is deleted.
 pub async fn offer(pool: &PgPool) -> sqlx::Result<Option<Deleted>> {
     let mut conn = pool.acquire().await?;
     let now = polls::clock(&mut conn).await?;
@@ -57,6 +57,7 @@ pub async fn offer(pool: &PgPool) -> sqlx::Result<Option<Deleted>> {
         );
         return Ok(None);
     }
+    schema::hold(&mut conn).await?;
     if !housekeeping::take_turn(&mut conn, now, EVERY).await? {
         return Ok(None);
     }

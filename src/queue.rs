@@ -17,7 +17,7 @@ use apalis::prelude::*;
 use apalis_postgres::{Config, PostgresStorage};
 use chrono::{DateTime, Utc};
 use futures::{FutureExt, future::BoxFuture};
-use sqlx::{PgConnection, PgPool, postgres::PgListener};
+use sqlx::{PgConnection, PgPool, migrate::Migrator, postgres::PgListener};
 use tokio::{
     sync::{Notify, futures::OwnedNotified},
     time::{Interval, MissedTickBehavior, interval},
@@ -64,24 +64,9 @@ pub async fn setup(pool: &PgPool) -> Result<(), apalis_postgres::Error> {
     Ok(())
 }
 
-/// How many of the queue's migrations there are and how many the database has: `(of this program, in the database)`.
-///
-/// # Errors
-/// If the database cannot be asked.
-pub async fn migrations_applied(conn: &mut PgConnection) -> sqlx::Result<(usize, usize)> {
-    let wanted = PostgresStorage::migrations().iter().count();
-    let exists: bool =
-        sqlx::query_scalar("SELECT to_regclass('apalis._sqlx_migrations') IS NOT NULL")
-            .fetch_one(&mut *conn)
-            .await?;
-    let applied: i64 = if exists {
-        sqlx::query_scalar("SELECT count(*) FROM apalis._sqlx_migrations WHERE success")
-            .fetch_one(conn)
-            .await?
-    } else {
-        0
-    };
-    Ok((wanted, usize::try_from(applied).unwrap_or(0)))
+/// The queue's own migrations.
+pub fn migrations() -> Migrator {
+    PostgresStorage::migrations()
 }
 
 /// Items of this priority and above are live: they wait in a queue of their own, so that consumers busy with long windows

@@ -19,7 +19,7 @@ use crate::{
     meter::Meter,
     pace::Together,
     queue::{self, Bell, Consumption, Handler, Lane},
-    store::{Holder, runs, sources},
+    store::{Holder, OpenError, runs, schema, sources},
     tempo::{Client, gate::Pace},
 };
 
@@ -150,10 +150,15 @@ impl Worker {
     }
 
     /// Works until `stop` is cancelled, then gives back what is in hand and returns.
-    pub async fn run(self, stop: CancellationToken) {
+    ///
+    /// # Errors
+    /// If a newer program has upgraded the tables: then this one gives back what is in hand by itself.
+    pub async fn run(self, stop: CancellationToken) -> Result<(), OpenError> {
+        let stop = stop.child_token();
         let mut consumers: HashMap<String, Consumer> = HashMap::new();
         let mut unusable: HashMap<String, Instant> = HashMap::new();
         let mut tasks = JoinSet::new();
+        let mut outcome = Ok(());
         let bell = Arc::clone(&self.bell);
         tasks.spawn(bell.listen(self.pool.clone(), stop.clone()));
         let mut discover = tokio::time::interval(DISCOVER_EVERY);
@@ -164,6 +169,11 @@ impl Worker {
             tokio::select! {
                 () = stop.cancelled() => break,
                 _ = discover.tick() => {
+                    if let Some(newer) = self.outdated().await {
+                        outcome = Err(newer);
+                        stop.cancel();
+                        break;
+                    }
                     if let Err(error) = self.discover(&mut consumers, &mut unusable, &mut tasks, &stop).await {
                         tracing::warn!(%error, "cannot look for work in the database; trying again");
                     }
@@ -197,9 +207,21 @@ impl Worker {
         {
             keeping.abort();
         }
-        if let Err(error) = self.close_runs().await {
+        if outcome.is_ok()
+            && let Err(error) = self.close_runs().await
+        {
             tracing::debug!(%error, "cannot close runs");
         }
+        outcome
+    }
+
+    /// What a newer program has made of the tables; `None`: nothing, or it cannot be seen now.
+    async fn outdated(&self) -> Option<OpenError> {
+        let looked = async { schema::outdated(&mut *self.pool.acquire().await?).await };
+        looked.await.unwrap_or_else(|error| {
+            tracing::debug!(%error, "cannot see which form the tables have");
+            None
+        })
     }
 
     async fn sweep(&self) -> sqlx::Result<()> {

@@ -19,7 +19,10 @@ use super::{
     figures::Total,
     slot::{QUARTER_S, Slot},
 };
-use crate::store::baselines::{self, Computed, State};
+use crate::store::{
+    baselines::{self, Computed, State},
+    schema,
+};
 
 /// How often it is looked whether anything is to be done.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -136,6 +139,7 @@ async fn pass(conn: &mut PgConnection, dataset: &str) -> sqlx::Result<Option<Out
     if !baselines::try_lock(&mut tx, dataset).await? {
         return Ok(Some(Outcome::Busy));
     }
+    schema::hold(&mut tx).await?;
     let passed = match work(&mut tx, dataset).await {
         Ok(passed) => passed,
         // The snapshot is older than the lock: a pass has ended in between.

@@ -13,8 +13,11 @@ use super::{
 };
 use crate::{
     job::{Auth, Job, Source},
-    queue, store,
-    store::sources,
+    store::{
+        self, OpenError,
+        schema::{self, Standing},
+        sources,
+    },
     tempo::{Client, Count, Failure, Limits, Search, Urgency},
     version,
     window::Window,
@@ -198,25 +201,29 @@ async fn database_findings(
             Some(fix),
         );
     }
-    let ours = store::migrations_applied(&mut conn).await?;
-    let queue = queue::migrations_applied(&mut conn).await?;
     let behind = match (&rights.owner, rights.migrate) {
         (Some(owner), false) => format!("run `tempo-harvest migrate` as `{owner}`"),
         _ => "the next run applies them, or `tempo-harvest migrate` now".to_owned(),
     };
-    let (state, detail, fix) = if ours.1 > ours.0 {
-        (
-            State::Fail,
-            "made by a newer tempo-harvest".to_owned(),
-            Some("use the newer version"),
-        )
-    } else if ours.0 == ours.1 && queue.0 == queue.1 {
+    let standing = match schema::standing(&mut conn).await {
+        Ok(standing) => standing,
+        Err(OpenError::Database(error)) => return Err(error),
+        Err(error) => {
+            findings.add(about, "migrations", State::Fail, error.to_string(), None);
+            return Ok(());
+        }
+    };
+    let (ours, queue) = (standing.ours, standing.queue);
+    let (state, detail, fix) = if standing.is_current() {
         (
             State::Ok,
-            format!("up to date ({} and {} of the queue)", ours.1, queue.1),
+            format!(
+                "up to date ({} and {} of the queue)",
+                ours.applied, queue.applied
+            ),
             None,
         )
-    } else if ours.1 == 0 && queue.1 == 0 {
+    } else if standing.is_empty() {
         (
             State::Ok,
             "no tables yet; the first run creates them".to_owned(),
@@ -225,7 +232,7 @@ async fn database_findings(
     } else {
         let detail = format!(
             "{} of {} applied, {} of {} of the queue",
-            ours.1, ours.0, queue.1, queue.0
+            ours.applied, ours.known, queue.applied, queue.known
         );
         (State::Warn, detail, Some(behind.as_str()))
     };
@@ -271,12 +278,12 @@ async fn known_limits(pool: Option<&PgPool>, source: &Source) -> Limits {
     };
     let known = async {
         let mut conn = pool.acquire().await?;
-        match store::migrations_applied(&mut conn).await? {
-            (_, 0) => Ok(Limits::default()),
-            _ => sources::limits(&mut conn, &source.name).await,
+        match schema::standing(&mut conn).await? {
+            Standing { ours, .. } if ours.applied == 0 => Ok(Limits::default()),
+            _ => Ok(sources::limits(&mut conn, &source.name).await?),
         }
     };
-    known.await.unwrap_or_else(|error: sqlx::Error| {
+    known.await.unwrap_or_else(|error: OpenError| {
         tracing::warn!(%error, "cannot read the limits learned");
         Limits::default()
     })

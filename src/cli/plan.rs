@@ -2,6 +2,7 @@
 
 use std::io::Write;
 
+use anyhow::bail;
 use chrono::Utc;
 use indicatif::HumanBytes;
 
@@ -13,7 +14,7 @@ use super::{
 use crate::{
     job::{Detail, Job},
     plan::Plan,
-    store::{self, Holder, retention::Kept, sources, spans, traces},
+    store::{Holder, retention::Kept, schema, sources, spans, traces},
     submit::{self, Submission},
     tempo::{Client, Limits},
     window::{Window, WindowSet, rfc3339},
@@ -216,11 +217,18 @@ async fn plans(
     no_count: bool,
 ) -> anyhow::Result<Vec<(Plan, Option<Estimate>)>> {
     let mut conn = database.pool.acquire().await?;
-    let (_, applied) = store::migrations_applied(&mut conn).await?;
+    let standing = schema::standing(&mut conn).await?;
+    let empty = standing.ours.applied == 0;
+    if !empty && !standing.is_current() {
+        bail!(
+            "the database's tables are older than this tempo-harvest, and `plan` changes nothing: `tempo-harvest migrate` upgrades them, \
+             as every command does that writes"
+        );
+    }
     let holder = Holder::of_this_process();
     let mut plans = Vec::new();
     for target in targets {
-        if applied == 0 {
+        if empty {
             plans.push(everything(target, no_count).await);
             continue;
         }

@@ -19,7 +19,7 @@ use crate::{
     control,
     plan::Plan,
     store::{
-        self, Holder, Look, datasets, retention,
+        self, Holder, Look, OpenError, datasets, retention,
         runs::{self, Progress},
         windows,
     },
@@ -166,9 +166,13 @@ pub(super) async fn run_targets(
     stop.cancel();
     if let Some(working) = working {
         tokio::select! {
-            ended = working => ended.context("the worker ended badly")?,
+            ended = working => ended.context("the worker ended badly")??,
             () = interrupted.again() => eprintln!("stopped at once; what was in hand is taken up again within a minute"),
         }
+    }
+    // A newer program has the tables now: nothing more is changed in them.
+    if waited.as_ref().is_err_and(is_outdated) {
+        return waited;
     }
     bring_baselines_up_to_date(database, targets).await;
     let finished = waited
@@ -217,16 +221,30 @@ async fn refuse_paused(conn: &mut sqlx::PgConnection, target: &Target) -> anyhow
 }
 
 /// Resolves only when the worker ends by itself, which it should not.
-async fn ended(working: &mut Option<tokio::task::JoinHandle<()>>) -> anyhow::Error {
+async fn ended(
+    working: &mut Option<tokio::task::JoinHandle<Result<(), OpenError>>>,
+) -> anyhow::Error {
     let Some(handle) = working.as_mut() else {
         return std::future::pending().await;
     };
     let outcome = handle.await;
     *working = None;
-    outcome.map_or_else(
-        |error| anyhow::anyhow!("the worker ended badly: {error}"),
-        |()| anyhow::anyhow!("the worker ended before the work"),
-    )
+    match outcome {
+        Ok(Ok(())) => anyhow::anyhow!("the worker ended before the work"),
+        Ok(Err(newer)) => given_back(newer),
+        Err(error) => anyhow::anyhow!("the worker ended badly: {error}"),
+    }
+}
+
+/// What a worker says that has ended because its program is too old by now.
+pub(super) fn given_back(newer: OpenError) -> anyhow::Error {
+    anyhow::Error::new(newer)
+        .context("stopped while at work; what was in hand is back on the queue")
+}
+
+/// Whether a newer program has upgraded the tables.
+fn is_outdated(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref(), Some(OpenError::Newer { .. }))
 }
 
 /// Waits for each target in turn, and prints what became of it.

@@ -285,10 +285,16 @@ async fn fetch(
     let at_hand: AtHand = std::iter::once(opened.source.clone()).collect();
     let worker = Worker::new(database.pool.clone(), holder.clone(), at_hand)
         .only([opened.source.name.clone()]);
-    let working = tokio::spawn(worker.run(stop.clone()));
-    let waited = until_finished(database, runs).await;
+    let mut working = tokio::spawn(worker.run(stop.clone()));
+    let waited = tokio::select! {
+        waited = until_finished(database, runs) => waited,
+        ended = &mut working => {
+            ended?.map_err(run::given_back)?;
+            anyhow::bail!("the worker ended before the work");
+        }
+    };
     stop.cancel();
-    working.await?;
+    working.await?.map_err(run::given_back)?;
     Ok(waited?)
 }
 

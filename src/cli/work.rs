@@ -175,12 +175,15 @@ async fn work(
                 exit = Exit::Gaps;
             }
         }
-        ended = &mut working => bail!("the worker ended badly: {ended:?}"),
+        ended = &mut working => match ended {
+            Ok(Err(newer)) => return Err(run::given_back(newer)),
+            ended => bail!("the worker ended badly: {ended:?}"),
+        },
         ended = &mut scheduling => bail!("the scheduler ended badly: {ended:?}"),
     }
     stop.cancel();
     tokio::select! {
-        ended = working => ended?,
+        ended = working => ended?.map_err(run::given_back)?,
         _ = run::until_interrupted() => eprintln!("stopped at once; what was in hand is taken up again within a minute"),
     }
     scheduling.await?;

@@ -3,7 +3,7 @@
 use chrono::{DateTime, Utc};
 use sqlx::{Connection, PgConnection};
 
-use super::{Look, baselines, control, traces::Merged, verify};
+use super::{Look, baselines, control, schema, traces::Merged, verify};
 use crate::window::{Window, WindowSet};
 
 /// What makes two collections the same: coverage of one is coverage of the other.
@@ -88,15 +88,15 @@ impl Fingerprint {
 /// Takes the right to plan for a dataset until the transaction ends: two planners would plan overlapping windows.
 ///
 /// # Errors
-/// If the database refuses.
+/// If a newer program has upgraded the tables, or the database refuses.
 pub async fn lock_for_planning(conn: &mut PgConnection, dataset: &str) -> sqlx::Result<()> {
     sqlx::query!(
         "SELECT pg_advisory_xact_lock(hashtextextended('tempo-harvest/plan/' || $1, 0))",
         dataset
     )
-    .execute(conn)
+    .execute(&mut *conn)
     .await?;
-    Ok(())
+    schema::hold(conn).await
 }
 
 /// What was collected under a name, and how many of its seconds are covered or being collected.

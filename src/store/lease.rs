@@ -13,6 +13,7 @@ use super::{
     found::{self, Found},
     range,
     runs::Kind,
+    schema,
     traces::Merged,
     window_of, windows,
 };
@@ -173,7 +174,8 @@ impl Figures {
     }
 }
 
-/// Takes a window if it is due, nobody else has it, nobody has paused it, and its dataset is this tenant's.
+/// Takes a window if it is due, nobody else has it, nobody has paused it, and its dataset is this tenant's. Once a newer
+/// program has upgraded the tables, none is.
 ///
 /// # Errors
 /// If the database refuses.
@@ -193,12 +195,14 @@ pub async fn claim(
              AND ((w.state = 'queued' AND w.next_try_at <= clock_timestamp())
                   OR (w.state = 'running' AND w.lease_expires_at < clock_timestamp()))
              AND NOT EXISTS (SELECT FROM harvest.paused_runs p WHERE p.run_id = w.run_id)
+             AND NOT EXISTS (SELECT FROM harvest._sqlx_migrations m WHERE m.version > $5)
            RETURNING lower(span) AS "start!", upper(span) AS "end!", w.look, w.earlier_look, r.kind, w.dataset, d.query, d.detail, d.attributes, w.expected,
                      w.priority, w.settle_s, w.attempts, w.throttled, w.timeouts, w.lapsed, w.lease_token"#,
         window_id,
         holder.as_str(),
         LEASE.as_secs_f64(),
-        tenant
+        tenant,
+        schema::known()
     )
     .fetch_optional(conn)
     .await?;
@@ -261,13 +265,21 @@ pub async fn renew(conn: &mut PgConnection, lease: Lease) -> sqlx::Result<Renewa
     })
 }
 
-/// Locks the window's row if the lease on it still holds. Nothing is stored before this.
+/// Locks the window's row if the lease on it still holds. Nothing is stored before this, nor once a newer program has upgraded
+/// the tables.
 async fn fence(conn: &mut PgConnection, lease: Lease) -> Result<(), FinishError> {
+    fence_as(conn, lease, schema::known()).await
+}
+
+/// The same for tables of this form at most.
+async fn fence_as(conn: &mut PgConnection, lease: Lease, newest: i64) -> Result<(), FinishError> {
     sqlx::query_scalar!(
         "SELECT id FROM harvest.windows
-         WHERE id = $1 AND lease_token = $2 AND state = 'running' AND lease_expires_at > clock_timestamp() FOR UPDATE",
+         WHERE id = $1 AND lease_token = $2 AND state = 'running' AND lease_expires_at > clock_timestamp()
+           AND NOT EXISTS (SELECT FROM harvest._sqlx_migrations m WHERE m.version > $3) FOR UPDATE",
         lease.window_id,
-        lease.token
+        lease.token,
+        newest
     )
     .fetch_optional(conn)
     .await?
@@ -447,7 +459,8 @@ pub async fn set_back(
     Ok(())
 }
 
-/// Gives a window back untouched, for anyone to take at once or after `wait`; it counts as no attempt.
+/// Gives a window back untouched, for anyone to take at once or after `wait`; it counts as no attempt. Tables that a newer
+/// program has upgraded take that too.
 ///
 /// # Errors
 /// [`FinishError::LeaseLost`] if the window is no longer ours; then nothing changes.
@@ -459,7 +472,7 @@ pub async fn release(
     requests: i32,
 ) -> Result<(), FinishError> {
     let mut tx = conn.begin().await?;
-    fence(&mut tx, lease).await?;
+    fence_as(&mut tx, lease, i64::MAX).await?;
     let row = sqlx::query!(
         "UPDATE harvest.windows SET state = 'queued', lease_holder = NULL, lease_expires_at = NULL,
              next_try_at = clock_timestamp() + make_interval(secs => $2), last_error = coalesce($3, last_error), requests = requests + $4

@@ -8,11 +8,12 @@ use std::{fmt, time::Duration};
 use chrono::{DateTime, Utc};
 use sqlx::{
     Connection, PgPool,
-    migrate::{Migrate, MigrateError, Migrator},
+    migrate::MigrateError,
     postgres::{PgConnectOptions, PgConnection, PgPoolOptions, types::PgRange},
 };
 
 pub use self::rights::{Rights, create_roles, rights};
+pub use self::schema::migrate;
 pub use crate::plan::Look;
 use crate::{container, window::Window};
 
@@ -33,6 +34,7 @@ pub mod report;
 pub mod retention;
 mod rights;
 pub mod runs;
+pub mod schema;
 pub mod sources;
 pub mod spans;
 pub mod stats;
@@ -40,9 +42,6 @@ pub mod traces;
 pub mod verify;
 pub mod warnings;
 pub mod windows;
-
-/// Our migrations; the queue has its own.
-static MIGRATIONS: Migrator = sqlx::migrate!();
 
 /// The oldest PostgreSQL that has multiranges.
 pub const OLDEST_SERVER: i32 = 140_000;
@@ -95,13 +94,53 @@ pub enum OpenError {
         /// Its encoding.
         encoding: String,
     },
-    /// The tables were made by a later version of this program.
+    /// The tables were made, or upgraded, by a later version of this program, or of the queue.
     #[error(
-        "the database's tables were made by a newer tempo-harvest (migration {version} is not known here): use that version, or another database"
+        "the database's tables (schema `{schema}`) were made or upgraded by a newer program: they have migration {version}, and this \
+         tempo-harvest ({}) knows migrations up to {known}: use the newer tempo-harvest here, or another database",
+        crate::version::RELEASE
     )]
     Newer {
-        /// The migration this program does not have.
+        /// harvest or apalis.
+        schema: &'static str,
+        /// The newest migration that the database has.
         version: i64,
+        /// The newest that this program has.
+        known: i64,
+    },
+    /// A migration stands in the record that is not as this program has it.
+    #[error(
+        "the database's record of migrations ({schema}._sqlx_migrations) does not fit this program: migration {version} was applied in another \
+         form or order, by a build that was never released, or the record was changed by hand; nothing was touched: use the program that made \
+         the tables, or restore a backup"
+    )]
+    Changed {
+        /// harvest or apalis.
+        schema: &'static str,
+        /// The migration.
+        version: i64,
+    },
+    /// A migration was begun and not ended.
+    #[error(
+        "migration {version} of the database's tables (schema `{schema}`) was applied in part only, as {schema}._sqlx_migrations says; nothing was \
+         touched: restore the backup from before it"
+    )]
+    HalfApplied {
+        /// harvest or apalis.
+        schema: &'static str,
+        /// The migration.
+        version: i64,
+    },
+    /// A schema of the name is there, and is not ours.
+    #[error(
+        "the database has a schema `{schema}` that tempo-harvest did not make: `{schema}.{table}` stands in it, and no record of migrations; nothing \
+         was touched: use another database"
+    )]
+    Foreign {
+        /// harvest or apalis.
+        schema: &'static str,
+        /// One of its tables.
+        table: String,
     },
     /// This user may not read the tables.
     #[error(
@@ -237,74 +276,6 @@ pub async fn server_version(conn: &mut PgConnection) -> sqlx::Result<(i32, Strin
     .fetch_one(conn)
     .await?;
     Ok((row.number, row.version))
-}
-
-/// How many of our migrations there are and how many the database has: `(of this program, in the database)`.
-///
-/// # Errors
-/// If it cannot be asked.
-pub async fn migrations_applied(conn: &mut PgConnection) -> sqlx::Result<(usize, usize)> {
-    let exists: bool =
-        sqlx::query_scalar("SELECT to_regclass('harvest._sqlx_migrations') IS NOT NULL")
-            .fetch_one(&mut *conn)
-            .await?;
-    let applied: i64 = if exists {
-        sqlx::query_scalar("SELECT count(*) FROM harvest._sqlx_migrations WHERE success")
-            .fetch_one(conn)
-            .await?
-    } else {
-        0
-    };
-    Ok((
-        MIGRATIONS.iter().count(),
-        usize::try_from(applied).unwrap_or(0),
-    ))
-}
-
-/// Creates or upgrades the tables, ours and the queue's. Does nothing if they are current.
-///
-/// # Errors
-/// If a table cannot be made, or the database was made by a newer program.
-pub async fn migrate(pool: &PgPool) -> Result<(), OpenError> {
-    let mut conn = pool.acquire().await?;
-    let rights = rights(&mut conn).await?;
-    let owner = || rights.owner.clone().unwrap_or_default();
-    if !rights.read {
-        return Err(OpenError::NoAccess {
-            owner: owner(),
-            user: rights.user,
-        });
-    }
-    let (ours, theirs) = (
-        migrations_applied(&mut conn).await?,
-        crate::queue::migrations_applied(&mut conn).await?,
-    );
-    if ours.0 == ours.1 && theirs.0 == theirs.1 {
-        return Ok(());
-    }
-    if !rights.migrate {
-        return Err(match &rights.owner {
-            Some(owner) => OpenError::MayNotUpgrade {
-                owner: owner.clone(),
-                user: rights.user,
-            },
-            None => OpenError::MayNotCreate { user: rights.user },
-        });
-    }
-    drop(conn);
-    crate::queue::setup(pool)
-        .await
-        .map_err(|error| OpenError::Queue(error.to_string()))?;
-    let mut conn = pool.acquire().await?;
-    // Two programs that start at once would both create the schema that the record of migrations stands in.
-    conn.lock().await?;
-    let outcome = MIGRATIONS.run_direct(None, &mut *conn, false).await;
-    conn.unlock().await?;
-    match outcome {
-        Ok(()) => Ok(()),
-        Err(MigrateError::VersionMissing(version)) => Err(OpenError::Newer { version }),
-        Err(error) => Err(error.into()),
-    }
 }
 
 /// The name of this process in the ledger: `host:process:number`, the number being one that no later process of that

@@ -15,8 +15,7 @@ use sqlx::PgPool;
 
 use super::Shared;
 use crate::{
-    queue,
-    store::{self, warnings::SourceState},
+    store::{self, OpenError, schema, warnings::SourceState},
     warnings,
     window::rfc3339,
 };
@@ -38,7 +37,7 @@ struct Readiness {
     ready: bool,
     /// reachable or unreachable.
     database: &'static str,
-    /// current, behind or newer; null: not known.
+    /// current, behind, newer, or unfit (another program's, or changed by hand); null: not known.
     migrations: Option<&'static str>,
     /// How sources answer: reported, not required. Null: not known.
     sources: Option<Vec<SourceReport>>,
@@ -80,14 +79,15 @@ async fn readyz(State(shared): State<Shared>) -> Response {
 
 async fn readiness(pool: &PgPool) -> sqlx::Result<Readiness> {
     let mut conn = pool.acquire().await?;
-    let ours = store::migrations_applied(&mut conn).await?;
-    let queues = queue::migrations_applied(&mut conn).await?;
-    let migrations = if ours.1 > ours.0 || queues.1 > queues.0 {
-        "newer"
-    } else if ours == (ours.0, ours.0) && queues == (queues.0, queues.0) {
-        "current"
-    } else {
-        "behind"
+    let migrations = match schema::standing(&mut conn).await {
+        Ok(standing) if standing.is_current() => "current",
+        Ok(_) => "behind",
+        Err(OpenError::Newer { .. }) => "newer",
+        Err(OpenError::Database(error)) => return Err(error),
+        Err(error) => {
+            tracing::debug!(%error, "not ready");
+            "unfit"
+        }
     };
     let sources = match migrations {
         "current" => Some(store::warnings::sources(&mut conn).await?),

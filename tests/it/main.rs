@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod backfill;
+mod backup;
 mod baselines;
 mod check;
 mod commands;
@@ -35,4 +36,6 @@ mod stats;
 mod support;
 mod test_databases;
 mod torture;
+mod upgrades;
 mod verify;
+mod versions;

@@ -303,7 +303,11 @@ pub struct Scene {
 
 impl Scene {
     pub async fn new(config: Config) -> Self {
-        let database = database().await;
+        Self::on(database().await, config).await
+    }
+
+    /// The same on a database that is there.
+    pub async fn on(database: TestDatabase, config: Config) -> Self {
         let simulator = Simulator::start(config).unwrap();
         Self {
             control: simulator.control(),
