@@ -112,6 +112,14 @@ lint:
     cargo fmt --check
     cargo clippy --all-targets -- -D warnings
 
+# Makes the Debian package (cargo install cargo-deb)
+deb *OPTIONS:
+    contrib/deb/build "$@"
+
+# Prints what the changelog says of a version: just release-notes 0.1.0, or Unreleased
+release-notes *VERSION:
+    .ci/release-notes "$@"
+
 # Writes .sqlx, what the checked queries are held against; with --check only compares
 sqlx *OPTIONS:
     .ci/sqlx "$@"

@@ -1,8 +1,8 @@
-//! What a release is made of: the version with its commit, man pages, and the Tempo to try it on.
+//! What a release is made of: the version with its commit, the notes, the package, man pages, and the Tempo to try it on.
 
 use std::fs;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Output};
 
 use rustix::process::Signal;
 use tempfile::TempDir;
@@ -13,6 +13,9 @@ use crate::support::harvest::start_in;
 #[path = "../../src/build.rs"]
 #[expect(dead_code, reason = "cargo calls what this does not")]
 mod build_script;
+
+const HERE: &str = env!("CARGO_MANIFEST_DIR");
+const CARGO: &str = include_str!("../../Cargo.toml");
 
 /// Git in a folder, with nothing of the user's own.
 fn git(folder: &Path, arguments: &[&str]) -> String {
@@ -124,6 +127,48 @@ async fn the_version_names_release_and_commit() {
     assert!(expected.ends_with(&format!("{}\n", version::FULL)));
 }
 
+/// `.ci/release-notes` on files of the test's own.
+fn release_notes(changelog: &str, arguments: &[&str]) -> Output {
+    let folder = tempfile::tempdir().unwrap();
+    let script = folder.path().join(".ci/release-notes");
+    fs::create_dir(folder.path().join(".ci")).unwrap();
+    fs::copy(Path::new(HERE).join(".ci/release-notes"), &script).unwrap();
+    fs::write(folder.path().join("CHANGELOG.md"), changelog).unwrap();
+    let cargo =
+        "[package]\nname = \"a\"\nversion = \"0.2.0\"\n[dependencies]\nb = { version = \"9\" }\n";
+    fs::write(folder.path().join("Cargo.toml"), cargo).unwrap();
+    Command::new(script).args(arguments).output().unwrap()
+}
+
+#[test]
+fn the_notes_of_a_version_are_its_section_of_the_changelog() {
+    let changelog = "# Changelog\n\n## [Unreleased]\n\n## [0.2.0] - 2026-12-01\n\n### Added\n\n- `a`,\n  and b.\n\n\
+                     ## [0.1.0] - 2026-11-26\n\n- First.\n";
+    for (arguments, notes) in [
+        (&[][..], "### Added\n\n- `a`,\n  and b.\n"),
+        (&["0.2.0"][..], "### Added\n\n- `a`,\n  and b.\n"),
+        (&["0.1.0"][..], "- First.\n"),
+    ] {
+        let output = release_notes(changelog, arguments);
+        assert!(output.status.success(), "{output:?}");
+        assert_eq!(String::from_utf8_lossy(&output.stdout), notes);
+    }
+    for missing in ["Unreleased", "0.3.0", "0.1"] {
+        let output = release_notes(changelog, &[missing]);
+        assert_eq!(output.status.code(), Some(1));
+        let said = String::from_utf8_lossy(&output.stderr);
+        let expected = format!("error: CHANGELOG.md says nothing under `## [{missing}]`");
+        assert!(said.starts_with(&expected), "{said}");
+        assert!(output.stdout.is_empty());
+    }
+    // Ours: this version has been released, or something is there that will be.
+    let ours = |name: &str| {
+        let mut script = Command::new(Path::new(HERE).join(".ci/release-notes"));
+        script.arg(name).output().unwrap().status.success()
+    };
+    assert!(ours(version::RELEASE) || ours("Unreleased"));
+}
+
 #[tokio::test]
 async fn each_command_has_a_man_page() {
     let folder = tempfile::tempdir().unwrap();
@@ -182,4 +227,40 @@ async fn the_demo_serves_its_tempo_alone() {
         "{}",
         said.stderr
     );
+}
+
+#[test]
+fn the_package_holds_what_it_says_and_keeps_secrets_from_others() {
+    let assets = CARGO.split("\nassets = [\n").nth(1).unwrap();
+    let assets: Vec<[String; 3]> = assets
+        .lines()
+        .take_while(|line| *line != "]")
+        .map(|line| serde_json::from_str(line.trim().trim_end_matches(',')).unwrap())
+        .collect();
+    assert!(assets.len() > 10);
+    for [from, to, mode] in &assets {
+        // What is made is looked at where the package is.
+        let there = from.split(['*']).next().unwrap();
+        let made = from.starts_with("target/release/");
+        assert!(made || Path::new(HERE).join(there).exists(), "{from}");
+        let expected = match to.as_str() {
+            "usr/bin/" => "755",
+            "etc/tempo-harvest/" => "600",
+            _ => "644",
+        };
+        assert_eq!(mode, expected, "{to}");
+    }
+    let environment = fs::read_to_string(Path::new(HERE).join("contrib/deb/environment")).unwrap();
+    assert!(environment.lines().all(|line| line.starts_with('#')));
+    // Its job is good, and rests until somebody has made it theirs.
+    let job = Path::new(HERE).join("contrib/deb/example.toml");
+    let text = fs::read_to_string(&job).unwrap();
+    assert!(text.contains("\nenabled = false\n"));
+    let checked = Command::new(env!("CARGO_BIN_EXE_tempo-harvest"))
+        .arg("check")
+        .arg(&job)
+        .output()
+        .unwrap();
+    assert!(checked.status.success(), "{checked:?}");
+    assert!(CARGO.contains("enable = false, start = false"));
 }
