@@ -49,13 +49,13 @@ pub(super) async fn run(args: Args) -> anyhow::Result<Exit> {
     let now = Utc::now();
     let end_s = (now.timestamp() - 3_600).div_euclid(3_600) * 3_600;
     let day = Window::new(end_s - HOURS * 3_600, end_s).context("the day is empty")?;
+    if let Some(address) = args.serve {
+        return serve(address, simulated(&args, day, now), day).await;
+    }
     writeln!(
         out,
         "This demo simulates its Tempo: made-up traces, answered over HTTP as Tempo 3.0 would, with its limits and quirks."
     )?;
-    if let Some(address) = args.serve {
-        return serve(address, simulated(&args, day, now), day).await;
-    }
     let begun = Instant::now();
     let simulator = Simulator::start(simulated(&args, day, now))?;
     let population = simulator.control().population();
