@@ -3,10 +3,7 @@
 use std::{collections::BTreeMap, path::Path, process::Command};
 
 use regex_lite::Regex;
-use sqlx::{AssertSqlSafe, raw_sql};
-use tempo_harvest::{cli, store};
-
-use crate::support::postgres;
+use tempo_harvest::cli;
 
 const JUSTFILE: &str = include_str!("../../Justfile");
 const UNIT: &str = include_str!("../../contrib/tempo-harvest.service");
@@ -15,7 +12,9 @@ const DOCKERIGNORE: &str = include_str!("../../contrib/Dockerfile.dockerignore")
 const COMPOSE: &str = include_str!("../../contrib/compose.yaml");
 const TEMPO: &str = include_str!("../../contrib/compose/tempo.yaml");
 const PROMETHEUS: &str = include_str!("../../contrib/compose/prometheus.yaml");
-const READER: &str = include_str!("../../contrib/compose/reader.sh");
+const ROLES: &str = include_str!("../../contrib/compose/roles.sh");
+const DATASOURCES: &str =
+    include_str!("../../contrib/grafana/provisioning/datasources/tempo-harvest.yaml");
 
 /// Lines that are no comments.
 fn lines(text: &str) -> impl Iterator<Item = &str> {
@@ -167,11 +166,18 @@ fn the_compose_file_waits_for_health_and_pins_its_images() {
     let services = services();
     assert_eq!(
         services.keys().collect::<Vec<_>>(),
-        ["grafana", "postgres", "prometheus", "tempo", "worker"]
+        [
+            "grafana",
+            "migrate",
+            "postgres",
+            "prometheus",
+            "tempo",
+            "worker"
+        ]
     );
     for (name, lines) in &services {
-        // The worker's image is built, and brings its own.
-        if name != "worker" {
+        // Our own image is built, and brings its health check.
+        if !lines.contains(&"image: tempo-harvest") {
             let image = lines.iter().find_map(|line| line.strip_prefix("image: "));
             let tag = image.unwrap().split_once(':').unwrap().1;
             let version = tag.trim_start_matches('v');
@@ -188,10 +194,11 @@ fn the_compose_file_waits_for_health_and_pins_its_images() {
             assert!(port.starts_with("- 127.0.0.1:"), "{name}: {port}");
         }
     }
-    for (name, count) in [("worker", 2), ("grafana", 2)] {
+    for (name, count) in [("migrate", 1), ("worker", 1), ("grafana", 2)] {
         let healthy = |line: &&&str| **line == "condition: service_healthy";
         assert_eq!(services[name].iter().filter(healthy).count(), count);
     }
+    assert!(services["worker"].contains(&"condition: service_completed_successfully"));
     // The worker serves what Prometheus scrapes.
     let command = services["worker"]
         .iter()
@@ -231,53 +238,30 @@ fn the_compose_file_waits_for_health_and_pins_its_images() {
     }
 }
 
-#[tokio::test]
-async fn grafana_reads_what_the_worker_stores_and_writes_nothing() {
-    let database = postgres::database().await;
-    let pool = database.pool().await;
-    // The cluster is everybody's, and so are its roles.
-    let role = format!("grafana_reader_{}", std::process::id());
-    let start = READER.find("CREATE ROLE").unwrap();
-    let sql = READER[start..].split("SQL\n").next().unwrap();
-    let sql = sql
-        .replace("grafana_reader", &role)
-        .replace(":'password'", "'secret'");
-    raw_sql(AssertSqlSafe(sql)).execute(&pool).await.unwrap();
-    store::migrate(&pool).await.unwrap();
-    let mut reader = pool.acquire().await.unwrap();
-    let become_reader = format!("SET SESSION AUTHORIZATION {role}");
-    raw_sql(AssertSqlSafe(become_reader))
-        .execute(&mut *reader)
-        .await
-        .unwrap();
-    for table in ["traces", "trace_services", "run_figures", "request_figures"] {
-        let reading = format!("SELECT FROM harvest.{table}");
-        raw_sql(AssertSqlSafe(reading))
-            .execute(&mut *reader)
-            .await
-            .unwrap();
-    }
-    for refused in [
-        "DELETE FROM harvest.traces",
-        "SELECT FROM apalis.jobs",
-        "CREATE TABLE harvest.mine ()",
+#[test]
+fn in_the_compose_file_only_migrate_owns_the_tables() {
+    let services = services();
+    for (service, login, role) in [
+        ("worker", "collector", "harvest_worker"),
+        ("grafana", "grafana_reader", "harvest_reader"),
     ] {
-        let error = raw_sql(refused).execute(&mut *reader).await.unwrap_err();
+        let created = ROLES
+            .lines()
+            .find(|line| line.starts_with(&format!("CREATE ROLE {login} LOGIN")));
         assert!(
-            error.to_string().contains("permission denied"),
-            "{refused}: {error}"
+            created.unwrap().ends_with(&format!("IN ROLE {role};")),
+            "{service}"
         );
+        assert!(ROLES.contains(&format!("CREATE ROLE {role};")), "{service}");
     }
-    raw_sql("RESET SESSION AUTHORIZATION")
-        .execute(&mut *reader)
-        .await
-        .unwrap();
-    raw_sql(AssertSqlSafe(format!(
-        "DROP OWNED BY {role}; DROP ROLE {role}"
-    )))
-    .execute(&mut *reader)
-    .await
-    .unwrap();
+    let url = |login: &str| format!("DATABASE_URL: postgres://{login}@postgres:5432/harvest");
+    assert!(services["worker"].contains(&url("collector").as_str()));
+    assert!(services["migrate"].contains(&url("harvest").as_str()));
+    assert!(
+        DATASOURCES.contains("user: grafana_reader") && DATASOURCES.contains("database: harvest\n")
+    );
+    assert_is_command(["tempo-harvest", "migrate", "--roles"]);
+    assert!(services["migrate"].contains(&"command: [migrate, --roles]"));
 }
 
 #[test]
