@@ -120,11 +120,11 @@ async fn play(script: Script, means: Means) -> Result<(), String> {
     wrong.extend(model::manners(&said));
     if wrong.is_empty() {
         println!(
-            "seed {}: nothing lost in {:.0} s, {} faults, {} processes ended",
+            "seed {}: nothing lost in {:.0} s of {}; {}",
             script.seed,
             begun.elapsed().as_secs_f64(),
-            script.faults.len(),
-            said.len()
+            script.kind(),
+            script.counted()
         );
         if let Some(stage) = Arc::into_inner(stage) {
             stage.strike().await;
@@ -168,7 +168,10 @@ async fn acts(stage: &Arc<Stage>, script: &Arc<Script>) -> Vec<String> {
         traffic.await.unwrap();
     }
     stage.note("calm");
-    let mut wrong = watcher.await.unwrap();
+    let (glances, mut wrong) = watcher.await.unwrap();
+    stage.note(format_args!(
+        "what is complete was looked at {glances} times"
+    ));
     wrong.extend(model::collected(stage, script).await);
     stage.note("collected");
     stage.dismiss().await;
@@ -181,19 +184,21 @@ async fn acts(stage: &Arc<Stage>, script: &Arc<Script>) -> Vec<String> {
     wrong
 }
 
-/// Looks again and again, whenever the database lets it.
-async fn watch(stage: Arc<Stage>, length: Duration) -> Vec<String> {
+/// Looks again and again, whenever the database lets it. Returns how often it did, and what was wrong.
+async fn watch(stage: Arc<Stage>, length: Duration) -> (u64, Vec<String>) {
     let begun = Instant::now();
+    let mut glances = 0;
     while begun.elapsed() < length {
         if let Ok(mut connection) = stage.connection().await {
             // It may crash at any moment.
-            if let Ok(wrong) = model::glance(&mut connection, &stage).await
-                && !wrong.is_empty()
-            {
-                return wrong;
+            if let Ok(wrong) = model::glance(&mut connection, &stage).await {
+                glances += 1;
+                if !wrong.is_empty() {
+                    return (glances, wrong);
+                }
             }
         }
         tokio::time::sleep(Duration::from_millis(700)).await;
     }
-    Vec::new()
+    (glances, Vec::new())
 }

@@ -1,6 +1,7 @@
 //! What a seed draws: a population, jobs, and which faults come when. Equal seeds draw equal scripts, but for the hour of the day
 //! that recent history is counted from.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
@@ -182,10 +183,35 @@ impl Script {
         script
     }
 
-    /// Where a run that does not end well is told of: what was drawn.
+    /// What it is about, in two words.
+    pub fn kind(&self) -> String {
+        let jobs = if self.live {
+            "backfill and poll"
+        } else {
+            "backfill"
+        };
+        format!("{jobs}, detail {}", self.detail)
+    }
+
+    /// How many faults of each kind.
+    pub fn counted(&self) -> String {
+        let mut kinds = BTreeMap::new();
+        for (_, fault) in &self.faults {
+            let name = fault.to_string();
+            let name = name.split(['(', ' ']).next().unwrap_or_default().to_owned();
+            *kinds.entry(name).or_insert(0) += 1;
+        }
+        let kinds: Vec<String> = kinds
+            .iter()
+            .map(|(name, count)| format!("{name} {count}"))
+            .collect();
+        kinds.join(", ")
+    }
+
+    /// What was drawn, fault by fault.
     pub fn told(&self) -> String {
         let mut text = format!(
-            "seed {}: {} for {} s, {:?}, counts {}, detail {}, {} h with {} traces, bursts {:?}, {} long, {} rootless, limit {}, window {:?}, \
+            "seed {}: {} for {} s, {:?}, counts {}, {} h with {} traces, bursts {:?}, {} long, {} rootless, limit {}, window {:?}, \
              query {:?}, concurrency {}, {} workers, {} traces/s\n",
             self.seed,
             if self.live {
@@ -196,7 +222,6 @@ impl Script {
             self.length.as_secs(),
             self.version,
             self.metrics,
-            self.detail,
             (self.range.1 - self.range.0) / HOUR_S,
             self.population.traces,
             self.population

@@ -101,8 +101,6 @@ struct Seat {
     clock: PathBuf,
     temp: PathBuf,
     process: Mutex<Option<Process>>,
-    /// Nobody is to start it just now.
-    held: AtomicBool,
 }
 
 pub struct Stage {
@@ -112,8 +110,10 @@ pub struct Stage {
     pub database: Proxy,
     pub means: Means,
     server: RwLock<Option<LocalPostgres>>,
-    /// The server is to stay down.
-    server_held: AtomicBool,
+    /// Held by who starts or kills the server.
+    server_turn: Mutex<()>,
+    /// Where the server listens is not known yet.
+    server_sought: AtomicBool,
     database_clock: PathBuf,
     seats: Vec<Seat>,
     /// What ended, and what it said.
@@ -167,7 +167,6 @@ impl Stage {
                     clock,
                     temp,
                     process: Mutex::new(None),
-                    held: AtomicBool::new(false),
                 }
             })
             .collect();
@@ -179,7 +178,8 @@ impl Stage {
             database,
             means,
             server: RwLock::new(None),
-            server_held: AtomicBool::new(false),
+            server_turn: Mutex::new(()),
+            server_sought: AtomicBool::new(false),
             database_clock,
             seats,
             ended: StdMutex::default(),
@@ -238,18 +238,27 @@ impl Stage {
     }
 
     async fn keep_database(&self) {
-        if self.server_held.load(Ordering::Relaxed) || !self.place.is_free("supervisor.lock") {
+        let Ok(_turn) = self.server_turn.try_lock() else {
+            return;
+        };
+        if !self.place.is_free("supervisor.lock") && !self.server_sought.load(Ordering::Relaxed) {
             return;
         }
+        self.server_sought.store(true, Ordering::Relaxed);
         let places = server_programs(self.place.root.path(), self.means, &self.database_clock);
         let folder = self.place.folder();
         match LocalPostgres::start_with(&folder, Path::new(PROGRAM), &places).await {
             Ok(server) => {
                 self.use_server(server).await;
+                self.server_sought.store(false, Ordering::Relaxed);
                 self.note("the database is up");
             }
             // While its disk is full, for example.
-            Err(error) => self.note(format_args!("the database does not start: {error}")),
+            Err(error) => {
+                let error = error.to_string();
+                let line = error.lines().next().unwrap_or_default();
+                self.note(format_args!("the database does not start: {line}"));
+            }
         }
     }
 
@@ -269,10 +278,7 @@ impl Stage {
         if process.as_mut().is_some_and(|process| process.has_ended()) {
             self.bury(number, process.take().unwrap()).await;
         }
-        if process.is_none()
-            && !seat.held.load(Ordering::Relaxed)
-            && !self.over.load(Ordering::Relaxed)
-        {
+        if process.is_none() && !self.over.load(Ordering::Relaxed) {
             *process = Some(self.start_worker(number).await);
         }
     }
@@ -394,21 +400,22 @@ impl Stage {
 
     /// Kills all of the server's processes at once, as a power cut would.
     pub async fn crash_database(&self, down: Duration) {
-        self.server_held.store(true, Ordering::Relaxed);
+        // Nobody starts it meanwhile, and it is killed once where two crashes overlap.
+        let _turn = self.server_turn.lock().await;
         let file = self.place.data().join("postmaster.pid");
-        if let Ok(text) = fs::read_to_string(&file)
-            && text.lines().count() > 1
-        {
-            let postmaster = pid_in(&file);
-            // Stopped first, so that none of its children is replaced.
-            let _gone = kill_process(postmaster, Signal::STOP);
-            for process in children(postmaster).into_iter().chain([postmaster]) {
-                let _gone = kill_process(process, Signal::KILL);
+        while !self.place.is_free("supervisor.lock") {
+            // Where it is still starting its file comes later.
+            if fs::read_to_string(&file).is_ok_and(|text| text.lines().count() > 1) {
+                let postmaster = pid_in(&file);
+                // Stopped first, so that none of its children is replaced.
+                let _gone = kill_process(postmaster, Signal::STOP);
+                for process in children(postmaster).into_iter().chain([postmaster]) {
+                    let _gone = kill_process(process, Signal::KILL);
+                }
             }
+            tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        self.place.free("supervisor.lock").await;
         tokio::time::sleep(down).await;
-        self.server_held.store(false, Ordering::Relaxed);
     }
 
     /// Fills the database's disk; returns what frees it.
