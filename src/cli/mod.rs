@@ -57,6 +57,11 @@ pub enum Exit {
     Gaps = 3,
 }
 
+impl Exit {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Complete, Self::Failed, Self::Usage, Self::Gaps];
+}
+
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {
         Self::from(exit as u8)

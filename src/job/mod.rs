@@ -199,7 +199,7 @@ pub enum Order {
 pub struct Poll {
     /// When to look.
     pub ticks: Ticks,
-    /// How far the newest edge stays behind now: whole seconds, at least 30s.
+    /// How far the newest edge stays behind now: whole seconds, 30s to 1h.
     pub delay: Duration,
     /// How long after its end a window is looked at again: whole seconds, at least `delay`.
     pub lookback: Duration,

@@ -6,6 +6,8 @@ use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::time::Duration;
 
+use serde::ser::{Serialize, SerializeStruct as _, Serializer};
+
 use super::diagnostics::{KeyPath, Problem, quoted};
 use super::duration;
 use super::env::{self, Env, EnvError};
@@ -36,11 +38,12 @@ pub(super) struct Bounds {
     least: Duration,
     most: Duration,
     is_whole_seconds: bool,
+    why: Option<&'static str>,
 }
 
 impl Bounds {
     /// Whole seconds, from `least_s` to `most_s`.
-    pub(super) fn seconds(least_s: u64, most_s: u64) -> Self {
+    pub(super) const fn seconds(least_s: u64, most_s: u64) -> Self {
         Self {
             is_whole_seconds: true,
             ..Self::between(Duration::from_secs(least_s), Duration::from_secs(most_s))
@@ -48,12 +51,32 @@ impl Bounds {
     }
 
     /// From `least` to `most`.
-    pub(super) fn between(least: Duration, most: Duration) -> Self {
+    pub(super) const fn between(least: Duration, most: Duration) -> Self {
         Self {
             least,
             most,
             is_whole_seconds: false,
+            why: None,
         }
+    }
+
+    /// The same, with what is said to somebody who goes beyond them.
+    pub(super) const fn because(self, why: &'static str) -> Self {
+        Self {
+            why: Some(why),
+            ..self
+        }
+    }
+}
+
+/// For the JSON Schema, which knows no durations: as people write them.
+impl Serialize for Bounds {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut bounds = serializer.serialize_struct("Bounds", 3)?;
+        bounds.serialize_field("least", &duration::format(self.least))?;
+        bounds.serialize_field("most", &duration::format(self.most))?;
+        bounds.serialize_field("whole_seconds", &self.is_whole_seconds)?;
+        bounds.end()
     }
 }
 
@@ -168,10 +191,12 @@ impl<'a> Reader<'a> {
         let Bounds { least, most, .. } = bounds;
         if duration < least || duration > most {
             let (least, most) = (duration::format(least), duration::format(most));
-            self.refuse(Problem::value(
-                key,
-                format!("must be from {least} to {most}, not {}", quoted(&text)),
-            ));
+            let what = format!("must be from {least} to {most}, not {}", quoted(&text));
+            let problem = Problem::value(key, what);
+            self.refuse(match bounds.why {
+                Some(why) => problem.fix(why),
+                None => problem,
+            });
             return None;
         }
         if bounds.is_whole_seconds && duration.subsec_nanos() != 0 {

@@ -50,6 +50,20 @@ fn simplify(schema: &mut schemars::Schema) {
             }
         }
     }
+    if let Some(bounds) = object.get("x-bounds")
+        && let (Some(least), Some(most)) = (bounds["least"].as_str(), bounds["most"].as_str())
+    {
+        let whole = match bounds["whole_seconds"] == true {
+            true => ", in whole seconds",
+            false => "",
+        };
+        let bounds = format!("From {least} to {most}{whole}.");
+        if let Some(Json::String(description)) = object.get_mut("description")
+            && !description.ends_with(&bounds)
+        {
+            *description = format!("{description} {bounds}");
+        }
+    }
     if object
         .get("format")
         .is_some_and(|format| format != "date-time")
@@ -98,7 +112,7 @@ mod tests {
     #[test]
     fn a_key_says_what_an_editor_needs() {
         let schema = job_schema();
-        insta::assert_snapshot!(schema["$defs"]["BackfillSpec"]["properties"]["window"], @r#"{"description":"The longest window: whole seconds, 1s to 7d. Without it, hours that hold little are fetched together, up to a day,\nwhere Tempo counts. Windows that hold too much for one answer are cut in any case.","examples":["1h"],"pattern":"^([0-9]+(\\.[0-9]+)? ?[a-z]+ ?)+$|\\$\\{","type":"string"}"#);
+        insta::assert_snapshot!(schema["$defs"]["BackfillSpec"]["properties"]["window"], @r#"{"description":"The longest window. Without it, hours that hold little are fetched together, up to a day, where Tempo counts. Windows\nthat hold too much for one answer are cut in any case. From 1s to 7d, in whole seconds.","examples":["1h"],"pattern":"^([0-9]+(\\.[0-9]+)? ?[a-z]+ ?)+$|\\$\\{","type":"string","x-bounds":{"least":"1s","most":"7d","whole_seconds":true}}"#);
         insta::assert_snapshot!(schema["$defs"]["LimitsSpec"]["properties"]["concurrency"], @r#"{"default":4,"description":"Requests at once.","maximum":64,"minimum":1,"type":"integer"}"#);
         insta::assert_snapshot!(schema["properties"]["name"], @r#"{"description":"The job's name: 1 to 63 lower-case letters, digits, `_` and `-`, beginning with a letter or digit. No other job may have it.","examples":["shop"],"pattern":"^[a-z0-9][a-z0-9_-]{0,62}$|\\$\\{","type":"string"}"#);
         insta::assert_snapshot!(schema["$defs"]["DetailSpec"], @r#"{"description":"How much of each trace is collected.","oneOf":[{"const":"trace","description":"ID, root, start and duration: the cheapest for Tempo.","type":"string"},{"const":"services","description":"Also spans and errors per service.","type":"string"},{"const":"spans","description":"Also every span, with the attributes named; start, end and counts of each trace are then exact.","type":"string"}]}"#);

@@ -14,13 +14,14 @@ use url::Url;
 use super::diagnostics::{KeyPath, Problem, quoted};
 use super::env::Env;
 use super::http_header;
-use super::reader::{Bounds, Expansion, Reader};
+use super::reader::{Expansion, Reader};
 use super::secret_file::{read_path, read_secret_file};
 use super::secrets::MARKER;
 use super::spec::{
     BasicAuthSpec, CONCURRENCY, Compression, DEFAULT_CONCURRENCY, DEFAULT_MAX_ATTEMPTS,
     DEFAULT_REQUESTS_PER_SECOND, DEFAULT_TIMEOUT, LimitsSpec, MAX_ATTEMPTS, REQUESTS_PER_SECOND,
-    SecretText, SourceSpec, TRACES_PER_REQUEST, TlsSpec, TracesPerRequestSpec, UsernameSpec,
+    SOURCE_RETENTION, SecretText, SourceSpec, TIMEOUT, TRACES_PER_REQUEST, TlsSpec,
+    TracesPerRequestSpec, UsernameSpec,
 };
 
 /// A Tempo server that can be talked to.
@@ -168,7 +169,7 @@ impl SourceSpec {
         let retention = reader.optional_duration(
             &at.child("retention"),
             self.retention.as_ref(),
-            Bounds::seconds(1, 3_650 * 86_400),
+            SOURCE_RETENTION,
         );
         let limits = read_limits(self.limits.as_ref(), &at.child("limits"), reader);
         if reader.has_unusable(at) {
@@ -527,12 +528,11 @@ fn read_limits(spec: Option<&LimitsSpec>, at: &KeyPath, reader: &mut Reader<'_>)
             reader.accept(&key, auto)
         }),
     };
-    let timeout = Bounds::between(Duration::from_millis(100), Duration::from_secs(3_600));
     let timeout = reader.duration(
         &at.child("timeout"),
         spec.timeout.as_ref(),
         DEFAULT_TIMEOUT,
-        timeout,
+        TIMEOUT,
     );
     let max_attempts = reader.number(
         &at.child("max_attempts"),

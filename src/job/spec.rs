@@ -12,6 +12,7 @@ use std::time::Duration;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
+use super::reader::Bounds;
 use super::{duration, env};
 
 /// What a name looks like, for the JSON Schema: [`super::validate`] says it in words.
@@ -32,6 +33,38 @@ pub(super) const DEFAULT_CONCURRENCY: i64 = 4;
 pub(super) const DEFAULT_REQUESTS_PER_SECOND: f64 = 20.0;
 pub(super) const DEFAULT_TIMEOUT: Duration = Duration::from_secs(60);
 pub(super) const DEFAULT_MAX_ATTEMPTS: i64 = 10;
+
+const DAY_S: u64 = 86_400;
+const TEN_YEARS_S: u64 = 3_650 * DAY_S;
+
+/// How far back a backfill reaches; no less than a window of it.
+pub(super) const BACKFILL_LAST: Bounds = Bounds::seconds(1, TEN_YEARS_S);
+/// How long a backfill's windows are.
+pub(super) const BACKFILL_WINDOW: Bounds = Bounds::seconds(1, 7 * DAY_S);
+/// How far behind now a backfill ends.
+pub(super) const BACKFILL_SETTLE: Bounds = Bounds::seconds(0, 365 * DAY_S);
+/// How often a poll looks.
+pub(super) const POLL_EVERY: Bounds = Bounds::seconds(1, 3_600);
+/// How far a poll's newest edge stays behind now.
+pub(super) const POLL_DELAY: Bounds =
+    Bounds::seconds(30, 3_600).because("Tempo hides the last 30 s from search");
+/// How old a second is at a poll's later looks: no less than at its first.
+pub(super) const POLL_LOOKBACK: Bounds = Bounds::seconds(30, 7 * DAY_S);
+/// How far back a poll catches up.
+pub(super) const POLL_CATCH_UP: Bounds = Bounds::seconds(1, TEN_YEARS_S);
+/// How often baselines are computed.
+pub(super) const BASELINE_EVERY: Bounds = Bounds::seconds(1, DAY_S);
+/// How far back baselines look.
+pub(super) const BASELINE_HISTORY: Bounds = Bounds::seconds(3_600, 365 * DAY_S);
+/// How long traces are kept.
+pub(super) const RETENTION_TRACES: Bounds = Bounds::seconds(3_600, TEN_YEARS_S);
+/// How far back a verification reaches.
+pub(super) const VERIFY_LAST: Bounds = Bounds::seconds(3_600, TEN_YEARS_S);
+/// How long a Tempo keeps traces.
+pub(super) const SOURCE_RETENTION: Bounds = Bounds::seconds(1, TEN_YEARS_S);
+/// How long an answer is waited for.
+pub(super) const TIMEOUT: Bounds =
+    Bounds::between(Duration::from_millis(100), Duration::from_secs(3_600));
 
 /// The fewest and the most requests to a source at once.
 pub(super) const CONCURRENCY: (i64, i64) = (1, 64);
@@ -63,13 +96,13 @@ pub struct JobSpec {
     /// The Tempo to collect from: the name of one in `sources.toml` in the same folder, or a table with the same keys.
     #[schemars(extend("examples" = ["prod"]))]
     pub source: SourceField,
-    /// Which traces, and how much of them.
+    /// Which traces, and how much of them; without it, every trace with detail `trace`.
     pub select: Option<SelectSpec>,
     /// Collecting what lies in the past, once or on a schedule.
     pub backfill: Option<BackfillSpec>,
     /// Keeping up with new traces.
     pub poll: Option<PollSpec>,
-    /// What is usual, computed from the traces collected.
+    /// What is usual, computed from the traces collected; without it the defaults hold.
     pub baseline: Option<BaselineSpec>,
     /// How long what was collected is kept; without it, for ever.
     pub retention: Option<RetentionSpec>,
@@ -91,8 +124,10 @@ pub enum SourceField {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[schemars(extend("additionalProperties" = false))]
 pub struct InlineSourceSpec {
-    /// The source's name, which is its identity: a changed URL is still the same source. By default host, port and path of the URL.
+    /// The source's name, which is its identity: a changed URL is still the same source. By default tenant, host, port and path of
+    /// the URL.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("examples" = ["prod"]))]
     pub name: Option<String>,
     /// The source.
     #[serde(flatten)]
@@ -130,8 +165,9 @@ pub enum DetailSpec {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct BackfillSpec {
-    /// How far back from now; collected in whole windows, ending at the last settled window edge.
-    #[schemars(extend("examples" = ["7d"]))]
+    /// How far back from now; rounded up to whole windows, and at least one of them (`window`, or an hour), ending at the last
+    /// window edge that is `settle` ago.
+    #[schemars(extend("x-bounds" = BACKFILL_LAST, "examples" = ["7d"]))]
     pub last: Option<DurationText>,
     /// The first second, with an offset and without quotes. Together with `to`.
     #[schemars(extend("examples" = ["2026-11-01T00:00:00Z"]))]
@@ -139,12 +175,13 @@ pub struct BackfillSpec {
     /// The end, which is not part of the range, with an offset and without quotes.
     #[schemars(extend("examples" = ["2026-11-08T00:00:00Z"]))]
     pub to: Option<DatetimeText>,
-    /// The longest window: whole seconds, 1s to 7d. Without it, hours that hold little are fetched together, up to a day,
-    /// where Tempo counts. Windows that hold too much for one answer are cut in any case.
-    #[schemars(extend("examples" = ["1h"]))]
+    /// The longest window. Without it, hours that hold little are fetched together, up to a day, where Tempo counts. Windows
+    /// that hold too much for one answer are cut in any case.
+    #[schemars(extend("x-bounds" = BACKFILL_WINDOW, "examples" = ["1h"]))]
     pub window: Option<DurationText>,
-    /// How far behind now the range of `last` ends: nothing younger can be sealed. Whole seconds.
-    #[schemars(extend("default" = duration::format(DEFAULT_BACKFILL_SETTLE)))]
+    /// How far behind now the range of `last` ends: nothing younger can be sealed. Under an hour, Tempo may still hide traces from
+    /// every search.
+    #[schemars(extend("x-bounds" = BACKFILL_SETTLE, "default" = duration::format(DEFAULT_BACKFILL_SETTLE)))]
     pub settle: Option<DurationText>,
     /// Which windows come first.
     #[schemars(extend("default" = "newest-first"))]
@@ -168,26 +205,28 @@ pub enum OrderSpec {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PollSpec {
-    /// How often to look: whole seconds, 1s to 1h. Or `schedule`.
-    #[schemars(extend("default" = duration::format(DEFAULT_POLL_EVERY)))]
+    /// How often to look. Or `schedule`.
+    #[schemars(extend("x-bounds" = POLL_EVERY, "default" = duration::format(DEFAULT_POLL_EVERY)))]
     pub every: Option<DurationText>,
     /// When to look, instead of `every`: cron, seconds first.
     #[schemars(extend("examples" = ["*/15 * * * * *"]))]
     pub schedule: Option<String>,
-    /// How far the newest edge stays behind now: at least 30s, which Tempo hides.
-    #[schemars(extend("default" = duration::format(DEFAULT_POLL_DELAY)))]
+    /// How far the newest edge stays behind now: Tempo hides the last 30 s from search.
+    #[schemars(extend("x-bounds" = POLL_DELAY, "default" = duration::format(DEFAULT_POLL_DELAY)))]
     pub delay: Option<DurationText>,
-    /// How long after its end a window is looked at again, for late spans.
-    #[schemars(extend("default" = duration::format(DEFAULT_POLL_LOOKBACK)))]
+    /// How long after its end a window is looked at again, for late spans. No less than `delay`.
+    #[schemars(extend("x-bounds" = POLL_LOOKBACK, "default" = duration::format(DEFAULT_POLL_LOOKBACK)))]
     pub lookback: Option<DurationText>,
-    /// How far `lookback` may be widened where late spans are seen to come later.
-    #[schemars(extend("default" = duration::format(DEFAULT_POLL_LOOKBACK_MAX)))]
+    /// How far `lookback` may be widened where late spans are seen to come later. No less than `lookback`, which is its default
+    /// where that is more.
+    #[schemars(extend("x-bounds" = POLL_LOOKBACK, "default" = duration::format(DEFAULT_POLL_LOOKBACK_MAX)))]
     pub lookback_max: Option<DurationText>,
-    /// How long after its end a window is looked at a last time, and sealed.
-    #[schemars(extend("default" = duration::format(DEFAULT_POLL_SEAL_AFTER)))]
+    /// How long after its end a window is looked at a last time, and sealed. No less than `lookback`. Under an hour, Tempo may still
+    /// hide traces from every search.
+    #[schemars(extend("x-bounds" = POLL_LOOKBACK, "default" = duration::format(DEFAULT_POLL_SEAL_AFTER)))]
     pub seal_after: Option<DurationText>,
     /// How far back what was missed while nothing ran is filled in; what is older is reported as a gap. Without it, everything.
-    #[schemars(extend("examples" = ["24h"]))]
+    #[schemars(extend("x-bounds" = POLL_CATCH_UP, "examples" = ["24h"]))]
     pub catch_up: Option<DurationText>,
 }
 
@@ -195,11 +234,11 @@ pub struct PollSpec {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct BaselineSpec {
-    /// How often what has changed is computed again: 1s to 1d.
-    #[schemars(extend("default" = duration::format(DEFAULT_BASELINE_EVERY)))]
+    /// How often what has changed is computed again.
+    #[schemars(extend("x-bounds" = BASELINE_EVERY, "default" = duration::format(DEFAULT_BASELINE_EVERY)))]
     pub every: Option<DurationText>,
-    /// How far back it looks from the newest trace stored: 1h to 365d.
-    #[schemars(extend("default" = duration::format(DEFAULT_BASELINE_HISTORY)))]
+    /// How far back it looks from the newest trace stored.
+    #[schemars(extend("x-bounds" = BASELINE_HISTORY, "default" = duration::format(DEFAULT_BASELINE_HISTORY)))]
     pub history: Option<DurationText>,
 }
 
@@ -207,9 +246,9 @@ pub struct BaselineSpec {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RetentionSpec {
-    /// Traces are deleted so long after their start: whole seconds, 1h to 3650d, and no less than `last` in [backfill]. A
-    /// shorter one than before waits for `prune`.
-    #[schemars(extend("examples" = ["30d"]))]
+    /// Traces are deleted so long after their start. No less than `last` in [backfill]. A shorter one than before waits for
+    /// `prune`.
+    #[schemars(extend("x-bounds" = RETENTION_TRACES, "examples" = ["30d"]))]
     pub traces: DurationText,
 }
 
@@ -220,8 +259,8 @@ pub struct VerifySpec {
     /// When: cron, seconds first.
     #[schemars(extend("examples" = ["0 30 4 * * *", "@daily"]))]
     pub schedule: String,
-    /// How far back from now, in whole hours: 1h to 3650d.
-    #[schemars(extend("default" = duration::format(DEFAULT_VERIFY_LAST)))]
+    /// How far back from now; whole hours of the clock are verified.
+    #[schemars(extend("x-bounds" = VERIFY_LAST, "default" = duration::format(DEFAULT_VERIFY_LAST)))]
     pub last: Option<DurationText>,
     /// Whether everything is listed again and IDs are compared, or only counts.
     #[schemars(extend("default" = false))]
@@ -261,13 +300,14 @@ pub struct SourceSpec {
     pub bearer_token_file: Option<String>,
     /// Further headers for every request.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("examples" = [{"X-Team": "shop"}]))]
     pub headers: Option<BTreeMap<String, SecretText>>,
     /// Certificates.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls: Option<TlsSpec>,
     /// How long Tempo keeps traces. What is older is reported as a gap, beyond retention.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(extend("examples" = ["14d"]))]
+    #[schemars(extend("x-bounds" = SOURCE_RETENTION, "examples" = ["14d"]))]
     pub retention: Option<DurationText>,
     /// Whether Tempo is to compress its answers. `auto`: with gzip, but for a Tempo on this very machine.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -325,12 +365,15 @@ pub enum UsernameSpec {
 pub struct TlsSpec {
     /// The certificate authority to trust, in PEM.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("examples" = ["/etc/ssl/tempo-ca.pem"]))]
     pub ca_file: Option<String>,
     /// Our own certificate, in PEM. Together with `key_file`.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("examples" = ["/etc/ssl/harvest.pem"]))]
     pub cert_file: Option<String>,
     /// Our own certificate's key, in PEM.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("examples" = ["/etc/ssl/harvest.key"]))]
     pub key_file: Option<String>,
 }
 
@@ -350,9 +393,9 @@ pub struct LimitsSpec {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("default" = "auto"))]
     pub traces_per_request: Option<TracesPerRequestSpec>,
-    /// How long to wait for an answer: 100ms to 1h.
+    /// How long to wait for an answer.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(extend("default" = duration::format(DEFAULT_TIMEOUT)))]
+    #[schemars(extend("x-bounds" = TIMEOUT, "default" = duration::format(DEFAULT_TIMEOUT)))]
     pub timeout: Option<DurationText>,
     /// How often a window is tried before it counts as failed.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -413,7 +456,10 @@ impl JsonSchema for DatetimeText {
 /// Text that may be a secret: `Debug` shows it only where it is taken from the environment.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(transparent)]
-#[schemars(inline)]
+#[schemars(
+    inline,
+    description = "A text; better `\"${VAR}\"` where it is a secret."
+)]
 pub struct SecretText(pub String);
 
 impl fmt::Debug for SecretText {

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use super::diagnostics::{KeyPath, Problem};
 use super::duration;
-use super::reader::{Bounds, Expansion, Reader};
+use super::reader::{Expansion, Reader};
 use super::source::read_url;
-use super::spec::{DEFAULT_BACKFILL_WINDOW, DurationText};
-use super::validate::{TEN_YEARS_S, read_name};
+use super::spec::{BACKFILL_LAST, DEFAULT_BACKFILL_WINDOW, DurationText};
+use super::validate::read_name;
 
 /// What goes into a new job file. References such as `${TEMPO_URL}` stay as they are.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -164,11 +164,7 @@ impl Template {
             reader.refuse(Problem::value(&option("--tenant"), "is empty").fix("leave it out"));
         }
         let last = DurationText(self.last.clone());
-        let last = reader.optional_duration(
-            &option("--last"),
-            Some(&last),
-            Bounds::seconds(1, TEN_YEARS_S),
-        );
+        let last = reader.optional_duration(&option("--last"), Some(&last), BACKFILL_LAST);
         if !reader.problems.is_empty() {
             return Err(TemplateError(reader.problems));
         }

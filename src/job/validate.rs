@@ -10,21 +10,20 @@ use chrono_tz::Tz;
 
 use super::attributes;
 use super::diagnostics::{KeyPath, Problem, quoted};
-use super::reader::{Bounds, Reader};
+use super::reader::Reader;
 use super::spec::{
+    BACKFILL_LAST, BACKFILL_SETTLE, BACKFILL_WINDOW, BASELINE_EVERY, BASELINE_HISTORY,
     BackfillSpec, BaselineSpec, DEFAULT_BACKFILL_SETTLE, DEFAULT_BACKFILL_WINDOW,
     DEFAULT_BASELINE_EVERY, DEFAULT_BASELINE_HISTORY, DEFAULT_POLL_DELAY, DEFAULT_POLL_EVERY,
     DEFAULT_POLL_LOOKBACK, DEFAULT_POLL_LOOKBACK_MAX, DEFAULT_POLL_SEAL_AFTER, DEFAULT_TIMEZONE,
-    DEFAULT_VERIFY_LAST, DatetimeText, DetailSpec, JobSpec, OrderSpec, PollSpec, RetentionSpec,
-    SelectSpec, VerifySpec,
+    DEFAULT_VERIFY_LAST, DatetimeText, DetailSpec, JobSpec, OrderSpec, POLL_CATCH_UP, POLL_DELAY,
+    POLL_EVERY, POLL_LOOKBACK, PollSpec, RETENTION_TRACES, RetentionSpec, SelectSpec, VERIFY_LAST,
+    VerifySpec,
 };
 use super::{
     Backfill, BackfillRange, Baseline, Detail, LONGEST_WINDOW, Order, Poll, Retention, Schedule,
     Select, Ticks, Verify, duration, instant, schedule, traceql,
 };
-
-const DAY_S: u64 = 86_400;
-pub(super) const TEN_YEARS_S: u64 = 3_650 * DAY_S;
 
 /// A job without its source.
 pub(super) struct Validated {
@@ -263,19 +262,17 @@ fn read_backfill(
     clock: &Clock,
     reader: &mut Reader<'_>,
 ) -> Option<Backfill> {
-    let week = Bounds::seconds(1, 7 * DAY_S);
     let window = reader.duration(
         &at.child("window"),
         spec.window.as_ref(),
         DEFAULT_BACKFILL_WINDOW,
-        week,
+        BACKFILL_WINDOW,
     );
-    let year = Bounds::seconds(0, 365 * DAY_S);
     let settle = reader.duration(
         &at.child("settle"),
         spec.settle.as_ref(),
         DEFAULT_BACKFILL_SETTLE,
-        year,
+        BACKFILL_SETTLE,
     );
     let schedule = read_schedule(
         &at.child("schedule"),
@@ -308,11 +305,7 @@ fn read_range(
     reader: &mut Reader<'_>,
 ) -> Option<BackfillRange> {
     let (at_last, at_from, at_to) = (at.child("last"), at.child("from"), at.child("to"));
-    let last = reader.optional_duration(
-        &at_last,
-        spec.last.as_ref(),
-        Bounds::seconds(1, TEN_YEARS_S),
-    );
+    let last = reader.optional_duration(&at_last, spec.last.as_ref(), BACKFILL_LAST);
     if let (Some(Some(last)), Some(window)) = (last, window)
         && last < window
     {
@@ -415,7 +408,7 @@ fn read_poll(
         &at_every,
         spec.every.as_ref(),
         DEFAULT_POLL_EVERY,
-        Bounds::seconds(1, 3_600),
+        POLL_EVERY,
     );
     let schedule = read_schedule(&at_schedule, spec.schedule.as_deref(), clock, reader);
     if spec.every.is_some() && spec.schedule.is_some() {
@@ -430,40 +423,32 @@ fn read_poll(
         &at_delay,
         spec.delay.as_ref(),
         DEFAULT_POLL_DELAY,
-        Bounds::seconds(0, 3_600),
+        POLL_DELAY,
     );
-    if let Some(delay) = delay.filter(|delay| delay.as_secs() < 30) {
-        let what = format!("must be at least 30s, not `{}`", duration::format(delay));
-        reader.refuse(Problem::value(&at_delay, what).fix("Tempo hides the last 30 s from search"));
-    }
     let (at_lookback, at_most, at_seal) = (
         at.child("lookback"),
         at.child("lookback_max"),
         at.child("seal_after"),
     );
-    let week = Bounds::seconds(1, 7 * DAY_S);
     let lookback = reader.duration(
         &at_lookback,
         spec.lookback.as_ref(),
         DEFAULT_POLL_LOOKBACK,
-        week,
+        POLL_LOOKBACK,
     );
     let widest = DEFAULT_POLL_LOOKBACK_MAX.max(lookback.unwrap_or_default());
-    let lookback_max = reader.duration(&at_most, spec.lookback_max.as_ref(), widest, week);
+    let lookback_max = reader.duration(&at_most, spec.lookback_max.as_ref(), widest, POLL_LOOKBACK);
     let seal_after = reader.duration(
         &at_seal,
         spec.seal_after.as_ref(),
         DEFAULT_POLL_SEAL_AFTER,
-        week,
+        POLL_LOOKBACK,
     );
     refuse_disorder((&at_delay, delay), (&at_lookback, lookback), reader);
     refuse_disorder((&at_lookback, lookback), (&at_most, lookback_max), reader);
     refuse_disorder((&at_lookback, lookback), (&at_seal, seal_after), reader);
-    let catch_up = reader.optional_duration(
-        &at.child("catch_up"),
-        spec.catch_up.as_ref(),
-        Bounds::seconds(1, TEN_YEARS_S),
-    );
+    let catch_up =
+        reader.optional_duration(&at.child("catch_up"), spec.catch_up.as_ref(), POLL_CATCH_UP);
     Some(Poll {
         ticks: match schedule? {
             Some(schedule) => Ticks::Schedule(schedule),
@@ -502,14 +487,13 @@ fn read_baseline(spec: &BaselineSpec, at: &KeyPath, reader: &mut Reader<'_>) -> 
         &at.child("every"),
         spec.every.as_ref(),
         DEFAULT_BASELINE_EVERY,
-        Bounds::seconds(1, DAY_S),
+        BASELINE_EVERY,
     );
-    let year = Bounds::seconds(3_600, 365 * DAY_S);
     let history = reader.duration(
         &at.child("history"),
         spec.history.as_ref(),
         DEFAULT_BASELINE_HISTORY,
-        year,
+        BASELINE_HISTORY,
     );
     Some(Baseline {
         every: every?,
@@ -528,7 +512,7 @@ fn read_verify(
         &at.child("last"),
         spec.last.as_ref(),
         DEFAULT_VERIFY_LAST,
-        Bounds::seconds(3_600, TEN_YEARS_S),
+        VERIFY_LAST,
     );
     Some(Verify {
         schedule: schedule??,
@@ -545,11 +529,7 @@ fn read_retention(
     reader: &mut Reader<'_>,
 ) -> Option<Retention> {
     let at_traces = at.child("traces");
-    let traces = reader.optional_duration(
-        &at_traces,
-        Some(&spec.traces),
-        Bounds::seconds(3_600, TEN_YEARS_S),
-    )??;
+    let traces = reader.optional_duration(&at_traces, Some(&spec.traces), RETENTION_TRACES)??;
     if let Some(BackfillRange::Last(last)) = backfill.map(|backfill| &backfill.range)
         && traces < *last
     {

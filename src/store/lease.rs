@@ -138,6 +138,16 @@ pub enum ErrorClass {
 }
 
 impl ErrorClass {
+    /// All of them.
+    pub const ALL: [Self; 6] = [
+        Self::Query,
+        Self::Access,
+        Self::Passing,
+        Self::Throttled,
+        Self::Timeout,
+        Self::Irreducible,
+    ];
+
     /// Its name in the ledger.
     pub fn name(self) -> &'static str {
         match self {

@@ -79,6 +79,18 @@ pub enum Verdict {
 }
 
 impl Verdict {
+    /// All of them.
+    pub const ALL: [Self; 8] = [
+        Self::Equal,
+        Self::Missing,
+        Self::MoreHere,
+        Self::Both,
+        Self::Gap,
+        Self::BeyondRetention,
+        Self::TooYoung,
+        Self::Unknown,
+    ];
+
     /// Its name in the ledger and in reports.
     pub fn name(self) -> &'static str {
         match self {

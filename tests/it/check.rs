@@ -133,7 +133,7 @@ fn everything_wrong_is_said_at_once() {
         jobs/shop.toml:11:12: `schedule` in [backfill] has a weekday as a number: `1`; write MON: cron counts weekdays from Sunday = 0, the cron crate from Sunday = 1
         jobs/shop.toml:14:1: unknown key `lookbak` in [poll]; did you mean `lookback`?
         jobs/shop.toml:15:1: unknown key `window` in [poll]; it belongs in [backfill]
-        jobs/shop.toml:16:9: `delay` in [poll] must be at least 30s, not `10s`; Tempo hides the last 30 s from search
+        jobs/shop.toml:16:9: `delay` in [poll] must be from 30s to 1h, not `10s`; Tempo hides the last 30 s from search
         "#);
 }
 
@@ -208,7 +208,7 @@ fn windows_and_other_durations() {
         "#);
     insta::assert_snapshot!(refused_with("[poll]\nevery = \"2h\"\ndelay = \"20s\"\nlookback = \"20m\"\nlookback_max = \"10m\"\n"), @r#"
         shop.toml:4:9: `every` in [poll] must be from 1s to 1h, not `2h`
-        shop.toml:5:9: `delay` in [poll] must be at least 30s, not `20s`; Tempo hides the last 30 s from search
+        shop.toml:5:9: `delay` in [poll] must be from 30s to 1h, not `20s`; Tempo hides the last 30 s from search
         shop.toml:7:1: `lookback_max` in [poll] must be at least `lookback`, but they are 10m and 20m
         "#);
     insta::assert_snapshot!(refused_with("[poll]\nevery = \"15s\"\nschedule = \"*/15 * * * * *\"\ndelay = \"3m\"\n"), @r#"

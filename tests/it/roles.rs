@@ -10,7 +10,7 @@ use url::Url;
 use crate::support::harvest::{DAY_S, HOUR_S, Said, Scene, hours, job, rfc3339, tempo};
 use crate::support::http::{address, get, metrics};
 
-const README: &str = include_str!("../../README.md");
+const DATA: &str = include_str!("../../docs/DATA.md");
 
 /// A login that is a member of a role and has no other rights; its DATABASE_URL.
 async fn login(scene: &Scene, role: &str) -> String {
@@ -251,7 +251,7 @@ async fn a_reader_sees_everything_and_changes_nothing() {
     }
 
     let reading = pool(&url).await;
-    let queries = README.split("```sql\n").skip(1);
+    let queries = DATA.split("```sql\n").skip(1);
     let queries = queries.map(|rest| rest.split("```").next().unwrap());
     let queries: Vec<&'static str> = queries.filter(|sql| !sql.contains("CREATE ROLE")).collect();
     assert!(queries.len() >= 4);
@@ -306,11 +306,11 @@ async fn a_reader_sees_everything_and_changes_nothing() {
     assert_eq!(scene.dump().await, before);
 }
 
-/// The statement in the README, with a name of its own: a role belongs to the whole server.
+/// The statement in docs/DATA.md, with a name of its own: a role belongs to the whole server.
 #[tokio::test]
-async fn the_role_in_the_readme_is_one() {
+async fn the_role_in_the_documentation_is_one() {
     let (scene, _) = scene_for("harvest_reader").await;
-    let block = README
+    let block = DATA
         .split("```sql\n")
         .find(|block| block.contains("CREATE ROLE"));
     let statement = block.unwrap().split("```").next().unwrap();
