@@ -465,15 +465,15 @@ impl Report {
     }
 }
 
-/// Ctrl-C and SIGTERM.
-struct Interrupts {
+/// Ctrl-C and SIGTERM, from when this is made on.
+pub(super) struct Interrupts {
     interrupt: tokio::signal::unix::Signal,
     terminate: tokio::signal::unix::Signal,
     came: bool,
 }
 
 impl Interrupts {
-    fn new() -> std::io::Result<Self> {
+    pub(super) fn new() -> std::io::Result<Self> {
         Ok(Self {
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,
@@ -481,7 +481,7 @@ impl Interrupts {
         })
     }
 
-    async fn next(&mut self) {
+    pub(super) async fn next(&mut self) {
         tokio::select! {
             _ = self.interrupt.recv() => {}
             _ = self.terminate.recv() => {}

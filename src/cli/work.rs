@@ -160,13 +160,14 @@ async fn work(
     // A process that ends soon says how it went at its end.
     let watching =
         (!args.drain).then(|| tokio::spawn(warnings::watch(database.pool.clone(), stop.clone())));
+    // Before it is said that a signal stops it in order.
+    let mut interrupts = run::Interrupts::new()?;
     eprintln!(
         "tempo-harvest {}, working as {holder}; Ctrl-C or SIGTERM stops in order",
         version::FULL
     );
     tokio::select! {
-        interrupted = run::until_interrupted() => {
-            interrupted?;
+        () = interrupts.next() => {
             eprintln!("stopping: what is in hand goes back on the queue");
         }
         left = drained(database, &unusable), if args.drain => {
@@ -184,7 +185,7 @@ async fn work(
     stop.cancel();
     tokio::select! {
         ended = working => ended?.map_err(run::given_back)?,
-        _ = run::until_interrupted() => eprintln!("stopped at once; what was in hand is taken up again within a minute"),
+        () = interrupts.next() => eprintln!("stopped at once; what was in hand is taken up again within a minute"),
     }
     scheduling.await?;
     if let Some(serving) = serving {
