@@ -45,6 +45,9 @@ pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
     } else {
         for checked in &report.files {
             println!("{}: ok: {}", checked.file.display(), summary(checked));
+            for warning in warnings(checked) {
+                eprintln!("{}: {warning}", checked.file.display());
+            }
         }
         if !is_ok {
             eprintln!("{}", report.problems);
@@ -58,6 +61,14 @@ fn summary(checked: &CheckedFile) -> String {
         Content::Job(Some(outline)) => outline.summary.clone(),
         Content::Job(None) => "a job that depends on the environment".to_owned(),
         Content::Sources(names) => format!("sources {}", names.join(", ")),
+    }
+}
+
+/// What may not be meant, of a job that is known.
+fn warnings(checked: &CheckedFile) -> &[String] {
+    match &checked.content {
+        Content::Job(Some(outline)) => &outline.warnings,
+        _ => &[],
     }
 }
 
@@ -77,6 +88,7 @@ fn report_json(report: &Report) -> Json {
                 "dataset": outline.map(|outline| &outline.dataset),
                 "source": outline.and_then(|outline| outline.source.as_ref()),
                 "summary": summary(checked),
+                "warnings": warnings(checked),
             })
         })
         .collect();

@@ -35,8 +35,6 @@ const WINDOW_S: i64 = 3_600;
 /// The default distance from the present, seconds.
 const SETTLE_S: i64 = 3_600;
 
-/// What is younger may be in the hole between Tempo's live store and its block list.
-const SEALED_AFTER: std::time::Duration = std::time::Duration::from_secs(3_600);
 /// The most windows one submission may plan.
 const MOST_WINDOWS: i64 = 1_000_000;
 
@@ -185,22 +183,8 @@ fn refuse_unusable_source(job: &Job) -> Result<(), UsageError> {
 }
 
 fn warn_of_early_sealing(job: &Job) {
-    let settle = job
-        .backfill
-        .as_ref()
-        .map(|backfill| ("settle", backfill.settle));
-    let seal_after = job
-        .poll
-        .as_ref()
-        .map(|poll| ("seal_after", poll.seal_after));
-    for (key, age) in settle.into_iter().chain(seal_after) {
-        if age < SEALED_AFTER {
-            eprintln!(
-                "job `{}`: `{key}` is under an hour: so young, Tempo can hide traces from every search for a while, and \
-                 what is collected then counts as complete all the same",
-                job.name
-            );
-        }
+    for warning in job.warnings() {
+        eprintln!("{warning}");
     }
 }
 

@@ -253,6 +253,11 @@ impl Job {
         &self.storable_text
     }
 
+    /// What is possible and may not be meant, each with the job's name.
+    pub fn warnings(&self) -> Vec<String> {
+        summary::warnings(&self.name, self.backfill.as_ref(), self.poll.as_ref())
+    }
+
     /// Where the value of a key begins, such as `select.query` or `dataset`; `None` when it is not written.
     ///
     /// `source.url` and the like are found in `sources.toml` where the source is one of those.

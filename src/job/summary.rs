@@ -1,5 +1,7 @@
 //! What a job collects, in one line: for `check`, which has no [`super::Job`] where the environment is missing.
 
+use std::time::Duration;
+
 use chrono_tz::Tz;
 
 use super::diagnostics::quoted;
@@ -19,6 +21,31 @@ pub struct Outline {
     pub source: Option<String>,
     /// All of it in one line.
     pub summary: String,
+    /// What is possible and may not be meant.
+    pub warnings: Vec<String>,
+}
+
+/// What is younger may be in the hole between Tempo's live store and its block list.
+const SEALED_AFTER: Duration = Duration::from_secs(3_600);
+
+/// What is possible and may not be meant: to call complete what Tempo may still hide.
+pub(super) fn warnings(
+    name: &str,
+    backfill: Option<&Backfill>,
+    poll: Option<&Poll>,
+) -> Vec<String> {
+    let settle = backfill.map(|backfill| ("settle", backfill.settle));
+    let seal_after = poll.map(|poll| ("seal_after", poll.seal_after));
+    let ages = settle.into_iter().chain(seal_after);
+    let early = ages.filter(|(_, age)| *age < SEALED_AFTER);
+    early
+        .map(|(key, _)| {
+            format!(
+                "job `{name}`: `{key}` is under an hour: so young, Tempo can hide traces from every search for a while, and \
+                 what is collected then counts as complete all the same"
+            )
+        })
+        .collect()
 }
 
 impl Validated {
@@ -72,6 +99,7 @@ impl Validated {
             enabled: self.enabled,
             source: source.map(str::to_owned),
             summary: format!("`{name}`{disabled}: {}", parts.join("; ")),
+            warnings: warnings(name, self.backfill.as_ref(), self.poll.as_ref()),
         }
     }
 }
@@ -91,8 +119,12 @@ fn backfill_summary(backfill: &Backfill, timezone: Tz) -> String {
         Some(schedule) => format!(", at `{schedule}` {timezone}"),
         None => String::new(),
     };
-    let window = duration::format(backfill.window);
-    format!("backfill of {range} in windows of {window}, {order}{when}")
+    let window = match backfill.longest_window == backfill.window {
+        true => format!("of {}", duration::format(backfill.window)),
+        // None is written: what Tempo counts decides.
+        false => format!("up to {}", duration::format(backfill.longest_window)),
+    };
+    format!("backfill of {range} in windows {window}, {order}{when}")
 }
 
 fn verify_summary(verify: &Verify, timezone: Tz) -> String {

@@ -95,16 +95,16 @@ fn worked_examples_are_right() {
     assert_eq!((said.code, said.stderr.as_str()), (Some(0), ""));
     let stdout = said.stdout.replace(jobs.to_str().unwrap(), "jobs");
     insta::assert_snapshot!(stdout, @r#"
-        jobs/filtered.toml: ok: `failed-checkouts` (disabled): `{ resource.service.name = "checkout" && status = error }` from `staging` into dataset `failed-checkouts`, detail services; backfill of 2026-11-01T00:00:00Z to 2026-11-08T00:00:00Z in windows of 1h, oldest first
+        jobs/filtered.toml: ok: `failed-checkouts` (disabled): `{ resource.service.name = "checkout" && status = error }` from `staging` into dataset `failed-checkouts`, detail services; backfill of 2026-11-01T00:00:00Z to 2026-11-08T00:00:00Z in windows up to 1d, oldest first
         jobs/grafana-cloud.toml: ok: `grafana-cloud` (disabled): `{ resource.deployment.environment = "production" }` from `grafana-cloud` into dataset `grafana-cloud`, detail trace; backfill of the last 7d in windows of 30m, newest first, at `0 20 4 * * *` UTC; poll every 1m, 1m behind now
         jobs/history.toml: ok: `history` (disabled): every trace from `prod` into dataset `shop`, detail trace; backfill of the last 7d in windows of 1h, newest first, at `0 15 3 * * *` Europe/Berlin
-        jobs/live-with-repair.toml: ok: `live-with-repair` (disabled): `{ resource.service.name != "healthcheck" }` from `staging` into dataset `live-with-repair`, detail services; backfill of the last 3d in windows of 1h, newest first, at `0 40 2 * * *` Europe/Berlin; poll every 15s, 35s behind now; the last 3d verified deeply at `0 40 5 * * *` Europe/Berlin
+        jobs/live-with-repair.toml: ok: `live-with-repair` (disabled): `{ resource.service.name != "healthcheck" }` from `staging` into dataset `live-with-repair`, detail services; backfill of the last 3d in windows up to 1d, newest first, at `0 40 2 * * *` Europe/Berlin; poll every 15s, 35s behind now; the last 3d verified deeply at `0 40 5 * * *` Europe/Berlin
         jobs/live.toml: ok: `live` (disabled): every trace from `prod` into dataset `shop`, detail trace; poll every 15s, 35s behind now
-        jobs/local.toml: ok: `local`: every trace from `localhost:3200` into dataset `local`, detail trace; backfill of the last 1d in windows of 1h, newest first
+        jobs/local.toml: ok: `local`: every trace from `localhost:3200` into dataset `local`, detail trace; backfill of the last 1d in windows up to 1d, newest first
         jobs/sources.toml: ok: sources grafana-cloud, prod, staging, tenant-payments, tenant-search
         jobs/spans.toml: ok: `spans` (disabled): every trace from `prod` into dataset `spans`, detail spans; with the attributes `resource.k8s.namespace.name`, `span.http.status_code`; backfill of the last 1d in windows of 10m, newest first, at `0 30 1 * * *` UTC; kept for 30d
-        jobs/tenant-payments.toml: ok: `tenant-payments` (disabled): every trace from `tenant-payments` into dataset `tenant-payments`, detail trace; backfill of the last 1d in windows of 1h, newest first; poll every 30s, 35s behind now
-        jobs/tenant-search.toml: ok: `tenant-search` (disabled): every trace from `tenant-search` into dataset `tenant-search`, detail trace; backfill of the last 1d in windows of 1h, newest first; poll every 30s, 35s behind now
+        jobs/tenant-payments.toml: ok: `tenant-payments` (disabled): every trace from `tenant-payments` into dataset `tenant-payments`, detail trace; backfill of the last 1d in windows up to 1d, newest first; poll every 30s, 35s behind now
+        jobs/tenant-search.toml: ok: `tenant-search` (disabled): every trace from `tenant-search` into dataset `tenant-search`, detail trace; backfill of the last 1d in windows up to 1d, newest first; poll every 30s, 35s behind now
         "#);
 }
 
@@ -289,7 +289,7 @@ fn variables() {
         &[("TEMPO_URL", "https://tempo.example.net/base/")],
     );
     assert_eq!(said.code, Some(0), "{}", said.stderr);
-    insta::assert_snapshot!(said.stdout, @"a.toml: ok: `shop`: every trace from `tempo.example.net:443/base` into dataset `shop`, detail trace; backfill of the last 7d in windows of 1h, newest first");
+    insta::assert_snapshot!(said.stdout, @"a.toml: ok: `shop`: every trace from `tempo.example.net:443/base` into dataset `shop`, detail trace; backfill of the last 7d in windows up to 1d, newest first");
     let said = folder.run(
         &["check", "a.toml"],
         &[("TEMPO_URL", "tempo"), ("LAST", "1")],
@@ -483,9 +483,9 @@ fn what_is_tolerated() {
     let said = folder.run(&["check", "."], &[]);
     assert_eq!((said.code, said.stderr.as_str()), (Some(0), ""));
     insta::assert_snapshot!(said.stdout, @r#"
-        ./bom.toml: ok: `shop`: every trace from `localhost:3200` into dataset `shop`, detail trace; backfill of the last 1d in windows of 1h, newest first
-        ./crlf.toml: ok: `crlf`: every trace from `localhost:3200` into dataset `crlf`, detail trace; backfill of the last 1d in windows of 1h, newest first
-        ./minutes.toml: ok: `minutes`: every trace from `localhost:3200` into dataset `minutes`, detail trace; backfill of 2026-11-01T00:00:00Z to 2026-11-01T23:00:00Z in windows of 1h, newest first
+        ./bom.toml: ok: `shop`: every trace from `localhost:3200` into dataset `shop`, detail trace; backfill of the last 1d in windows up to 1d, newest first
+        ./crlf.toml: ok: `crlf`: every trace from `localhost:3200` into dataset `crlf`, detail trace; backfill of the last 1d in windows up to 1d, newest first
+        ./minutes.toml: ok: `minutes`: every trace from `localhost:3200` into dataset `minutes`, detail trace; backfill of 2026-11-01T00:00:00Z to 2026-11-01T23:00:00Z in windows up to 1d, newest first
         "#);
 }
 
@@ -508,7 +508,21 @@ fn links_are_followed() {
     let said = folder.run(&["check", "jobs", "real"], &[]);
     assert_eq!(said.code, Some(2));
     insta::assert_snapshot!(said.stderr, @"jobs/b.toml: cannot be read: No such file or directory");
-    insta::assert_snapshot!(said.stdout, @"jobs/a.toml: ok: `shop`: every trace from `localhost:3200` into dataset `shop`, detail trace; backfill of the last 1d in windows of 1h, newest first");
+    insta::assert_snapshot!(said.stdout, @"jobs/a.toml: ok: `shop`: every trace from `localhost:3200` into dataset `shop`, detail trace; backfill of the last 1d in windows up to 1d, newest first");
+}
+
+#[test]
+fn what_seals_too_early_is_warned_of() {
+    let folder = Folder::new(&[(
+        "a.toml",
+        &format!("{GOOD}settle = \"10m\"\n[poll]\nseal_after = \"30m\"\n"),
+    )]);
+    let said = folder.run(&["check", "a.toml"], &[]);
+    assert_eq!(said.code, Some(0));
+    insta::assert_snapshot!(said.stderr, @"
+    a.toml: job `shop`: `settle` is under an hour: so young, Tempo can hide traces from every search for a while, and what is collected then counts as complete all the same
+    a.toml: job `shop`: `seal_after` is under an hour: so young, Tempo can hide traces from every search for a while, and what is collected then counts as complete all the same
+    ");
 }
 
 #[test]
@@ -526,7 +540,8 @@ fn json() {
               "kind": "job",
               "name": "shop",
               "source": "localhost:3200",
-              "summary": "`shop`: every trace from `localhost:3200` into dataset `shop`, detail trace; backfill of the last 1d in windows of 1h, newest first"
+              "summary": "`shop`: every trace from `localhost:3200` into dataset `shop`, detail trace; backfill of the last 1d in windows up to 1d, newest first",
+              "warnings": []
             }
           ],
           "ok": false,
@@ -594,7 +609,7 @@ fn init_prints_what_check_accepts() {
         (said.code, said.stdout.as_str(), said.stderr.as_str()),
         (Some(0), "", "")
     );
-    insta::assert_snapshot!(folder.run(&["check", "shop.toml"], &[]).stdout, @"shop.toml: ok: `shop`: every trace from `localhost:3200` into dataset `shop`, detail trace; backfill of the last 1d in windows of 1h, newest first");
+    insta::assert_snapshot!(folder.run(&["check", "shop.toml"], &[]).stdout, @"shop.toml: ok: `shop`: every trace from `localhost:3200` into dataset `shop`, detail trace; backfill of the last 1d in windows up to 1d, newest first");
 
     let again = folder.run(&["init", "--url", "http://x", "--output", "shop.toml"], &[]);
     assert_eq!(again.code, Some(2));
