@@ -4,6 +4,7 @@
 //! notices when a lease is renewed, and no paused or cancelled window is claimed any more. A pause takes the windows'
 //! items off the queue, resuming puts them back; between the two the ledger alone knows of them.
 
+use serde_json::{Value as Json, json};
 use sqlx::{Connection, PgConnection};
 
 use crate::{
@@ -28,6 +29,24 @@ impl Subject {
         match self {
             Self::Job(job) => &job.dataset,
             Self::Run(run) => &run.dataset,
+        }
+    }
+}
+
+impl Subject {
+    /// The job that it is, or belongs to.
+    pub fn job(&self) -> &str {
+        match self {
+            Self::Job(job) => &job.name,
+            Self::Run(run) => &run.job,
+        }
+    }
+
+    /// The run that it is; `None`: a job with all its runs.
+    pub fn run(&self) -> Option<i64> {
+        match self {
+            Self::Job(_) => None,
+            Self::Run(run) => Some(run.id),
         }
     }
 }
@@ -156,6 +175,19 @@ pub struct Changed {
     pub windows: i64,
 }
 
+impl Changed {
+    /// For `--json`: what it is about, whether it is paused now, since when and by whom it was before, windows that wait or go on.
+    pub fn report(&self, is_paused: bool) -> Json {
+        json!({
+            "job": self.subject.job(),
+            "run": self.subject.run(),
+            "paused": is_paused,
+            "was_paused": self.was_paused,
+            "windows": self.windows,
+        })
+    }
+}
+
 /// Pauses: no window is claimed any more, those in hand are given back when their leases are renewed.
 ///
 /// # Errors
@@ -240,6 +272,21 @@ pub struct Ending {
 }
 
 impl Ending {
+    /// For `--json`: what it is about, the runs that were open, their windows, and whether the job is paused now.
+    pub fn report(&self, subject: &Subject) -> Json {
+        let runs = self.runs.iter();
+        let runs: Vec<Json> = runs
+            .map(|run| json!({ "run": run.id, "job": run.job, "kind": run.kind }))
+            .collect();
+        json!({
+            "job": subject.job(),
+            "run": subject.run(),
+            "cancelled": runs,
+            "windows": self.windows,
+            "job_paused": self.polls(),
+        })
+    }
+
     /// Whether a poll is among them, so that its job is paused too: the next tick would begin it again.
     pub fn polls(&self) -> bool {
         self.runs.iter().any(|run| run.kind == "poll")

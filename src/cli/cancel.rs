@@ -23,6 +23,9 @@ pub(super) struct Args {
     yes: bool,
     #[command(flatten)]
     database: database::DatabaseArgs,
+    /// Report as JSON on stdout
+    #[arg(long)]
+    json: bool,
 }
 
 /// Runs the command.
@@ -40,6 +43,9 @@ async fn cancel(database: &Database, args: &Args) -> anyhow::Result<Exit> {
     let ending = control::would_cancel(&mut conn, &subject)
         .await
         .map_err(usage)?;
+    if ending.runs.is_empty() && args.json {
+        return print_json(&ending, &subject);
+    }
     if ending.runs.is_empty() {
         writeln!(out, "{subject} has no open run: nothing to cancel")?;
         return Ok(Exit::Complete);
@@ -57,6 +63,9 @@ async fn cancel(database: &Database, args: &Args) -> anyhow::Result<Exit> {
     let ending = control::cancel(&mut conn, &subject, &by)
         .await
         .map_err(usage)?;
+    if args.json {
+        return print_json(&ending, &subject);
+    }
     writeln!(
         out,
         "{subject}: {} cancelled, with {} windows",
@@ -70,6 +79,12 @@ async fn cancel(database: &Database, args: &Args) -> anyhow::Result<Exit> {
             poll.job, poll.job
         )?;
     }
+    Ok(Exit::Complete)
+}
+
+fn print_json(ending: &control::Ending, subject: &control::Subject) -> anyhow::Result<Exit> {
+    let json = serde_json::to_string_pretty(&ending.report(subject))?;
+    writeln!(std::io::stdout(), "{json}")?;
     Ok(Exit::Complete)
 }
 

@@ -19,17 +19,21 @@ pub(super) struct Args {
     name: String,
     #[command(flatten)]
     database: database::DatabaseArgs,
+    /// Report as JSON on stdout
+    #[arg(long)]
+    json: bool,
 }
 
 /// Runs the command.
 pub(super) async fn run(args: Args) -> anyhow::Result<Exit> {
     let database = Database::open(&args.database, Otherwise::Refuse, 2).await?;
-    let outcome = pause(&database, &args.name).await;
+    let outcome = pause(&database, &args).await;
     database.close().await;
     outcome.map(|()| Exit::Complete)
 }
 
-async fn pause(database: &Database, name: &str) -> anyhow::Result<()> {
+async fn pause(database: &Database, args: &Args) -> anyhow::Result<()> {
+    let name = args.name.as_str();
     let mut conn = database.pool.acquire().await?;
     let subject = control::find(&mut conn, name).await.map_err(usage)?;
     let by = Holder::of_this_process().who();
@@ -37,6 +41,11 @@ async fn pause(database: &Database, name: &str) -> anyhow::Result<()> {
         .await
         .map_err(usage)?;
     let mut out = std::io::stdout();
+    if args.json {
+        let json = changed.report(true);
+        writeln!(out, "{}", serde_json::to_string_pretty(&json)?)?;
+        return Ok(());
+    }
     match &changed.was_paused {
         Some(before) => writeln!(
             out,

@@ -17,21 +17,30 @@ pub(super) struct Args {
     name: String,
     #[command(flatten)]
     database: database::DatabaseArgs,
+    /// Report as JSON on stdout
+    #[arg(long)]
+    json: bool,
 }
 
 /// Runs the command.
 pub(super) async fn run(args: Args) -> anyhow::Result<Exit> {
     let database = Database::open(&args.database, Otherwise::Refuse, 2).await?;
-    let outcome = resume(&database, &args.name).await;
+    let outcome = resume(&database, &args).await;
     database.close().await;
     outcome.map(|()| Exit::Complete)
 }
 
-async fn resume(database: &Database, name: &str) -> anyhow::Result<()> {
+async fn resume(database: &Database, args: &Args) -> anyhow::Result<()> {
+    let name = args.name.as_str();
     let mut conn = database.pool.acquire().await?;
     let subject = control::find(&mut conn, name).await.map_err(usage)?;
     let changed = control::resume(&mut conn, &subject).await.map_err(usage)?;
     let mut out = std::io::stdout();
+    if args.json {
+        let json = changed.report(false);
+        writeln!(out, "{}", serde_json::to_string_pretty(&json)?)?;
+        return Ok(());
+    }
     match &changed.was_paused {
         Some(before) => writeln!(
             out,

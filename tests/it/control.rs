@@ -4,6 +4,7 @@
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
+use serde_json::Value;
 use tempo_harvest::simulator::{Fault, Misbehaviour};
 
 use crate::support::harvest::{
@@ -119,6 +120,18 @@ async fn what_would_wait_for_a_paused_job_is_refused() {
     insta::assert_snapshot!(redacted(&said.stdout), @"job `shop` is paused: 2 windows wait, no new request is made for it after 5 s; `tempo-harvest resume shop` lets it go on");
     let again = scene.command(&["pause", "shop"]).await.expect(0);
     insta::assert_snapshot!(redacted(&again.stdout), @"job `shop` is paused already, since TIME by ada@PROCESS");
+    let again = scene.command(&["pause", "shop", "--json"]).await;
+    let again = again.expect(0).json();
+    assert_eq!(
+        (&again["job"], &again["paused"]),
+        (&"shop".into(), &true.into())
+    );
+    assert_eq!(
+        (&again["run"], &again["windows"]),
+        (&Value::Null, &2.into())
+    );
+    let by = again["was_paused"]["by"].as_str().unwrap();
+    assert!(by.starts_with("ada@"), "{by}");
     for command in ["run", "submit"] {
         let said = scene.command(&[command, &file]).await.expect(2);
         insta::allow_duplicates! {
@@ -150,6 +163,12 @@ async fn what_would_wait_for_a_paused_job_is_refused() {
     insta::assert_snapshot!(redacted(&said.stdout), @"job `shop` goes on: 2 windows on the queue (it was paused since TIME by ada@PROCESS)");
     let said = scene.command(&["resume", "shop"]).await.expect(0);
     insta::assert_snapshot!(said.stdout, @"job `shop` was not paused");
+    let said = scene.command(&["resume", "shop", "--json"]).await;
+    let said = said.expect(0).json();
+    assert_eq!(
+        (&said["paused"], &said["was_paused"]),
+        (&false.into(), &Value::Null)
+    );
     for command in ["pause", "resume", "cancel"] {
         let said = scene.command(&[command, "shopp"]).await.expect(2);
         insta::allow_duplicates! {
@@ -232,6 +251,9 @@ async fn cancelled_it_leaves_the_queue_and_nothing_of_it_is_stored_any_more() {
         again.stdout,
         "job `shop` has no open run: nothing to cancel\n"
     );
+    let again = scene.command(&["cancel", "shop", "--yes", "--json"]).await;
+    let again = again.expect(0).json();
+    assert_eq!(again["cancelled"], Value::Array(Vec::new()));
     // It can be asked for again.
     scene.command(&["run", &file]).await.expect(0);
     scene.equals_truth((DAY_S, DAY_S + 12 * HOUR_S), true).await;
