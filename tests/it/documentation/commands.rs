@@ -39,8 +39,8 @@ const NOT_RUN: [(&str, &str); 4] = [
     ),
 ];
 
-/// Shell that is not run but parsed: it needs a container engine, or measures for minutes.
-const SHELL_NOT_RUN: [&str; 3] = ["COMMIT=", "just ", "TEMPO_URL="];
+/// Shell that is not run but parsed: it needs a container engine, makes a release, or measures for minutes.
+const SHELL_NOT_RUN: [&str; 5] = ["COMMIT=", "just ", "TEMPO_URL=", "DEBFULLNAME=", ".ci/"];
 
 /// A line of a console block: the command, and how it is to end.
 struct Line {

@@ -61,6 +61,8 @@ impl Document {
         let mut blocks = Vec::new();
         let mut open: Option<Block> = None;
         for (index, line) in self.text.lines().enumerate() {
+            // Those of a list are indented.
+            let line = line.trim_start();
             match (line.strip_prefix("```"), &mut open) {
                 (Some(language), None) => {
                     open = Some(Block {
@@ -89,7 +91,7 @@ impl Document {
         let mut inside = false;
         let mut prose = String::new();
         for line in self.text.lines() {
-            if line.starts_with("```") {
+            if line.trim_start().starts_with("```") {
                 inside = !inside;
             } else if !inside {
                 prose += &format!("{line}\n");
