@@ -6,6 +6,7 @@
 //! Faults come at the same times then; what processes are doing at that moment is up to the machine.
 
 mod act;
+mod means;
 mod model;
 mod script;
 mod stage;
@@ -18,8 +19,9 @@ use std::time::{Duration, Instant};
 use clap::Parser;
 use futures::FutureExt as _;
 
+use means::Means;
 use script::Script;
-use stage::{Means, Stage};
+use stage::Stage;
 
 /// How long faults go on in `cargo test`, and in a seed of a long torture.
 const SHORT: Duration = Duration::from_secs(10);

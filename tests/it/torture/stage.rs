@@ -3,11 +3,8 @@
 //! Whatever ends is started again, as a service manager would: the database by its keeper, workers by theirs.
 
 use std::fmt::Write as _;
-use std::fs::{self, File};
-use std::io::Write as _;
-use std::os::unix::fs::PermissionsExt as _;
+use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::sync::Mutex as StdMutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -19,82 +16,11 @@ use tempo_harvest::local_postgres::{LocalPostgres, SearchPlaces};
 use tempo_harvest::simulator::{ClockSetting, Config, Control, Population, Simulator, Version};
 use tokio::sync::{Mutex, RwLock};
 
+use super::means::{Disk, Filler, Means, fake, move_to_a_disk, server_with_clock, set_clock};
 use super::script::{Edit, Script};
 use crate::support::harvest::{Process, Said, rfc3339, start_in};
 use crate::support::local_postgres::{PROGRAM, Place, pid_in};
 use crate::support::proxy::{Line, Proxy, Upstream};
-
-/// Room for the database: some 45 MB when it is new, what is stored, and its log.
-const DISK_MB: u64 = 500;
-/// Where Debian's libfaketime lies, and Fedora's.
-const FAKETIME: [&str; 4] = [
-    "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1",
-    "/usr/lib/aarch64-linux-gnu/faketime/libfaketime.so.1",
-    "/usr/lib64/faketime/libfaketime.so.1",
-    "/usr/lib/faketime/libfaketime.so.1",
-];
-
-/// What this machine lets a seed do. What it does not is left out, and named.
-#[derive(Debug, Clone, Copy)]
-pub struct Means {
-    /// libfaketime: clocks of processes can be wrong.
-    pub faketime: Option<&'static str>,
-    /// A disk of the database's own can be mounted, and filled.
-    pub disk: bool,
-}
-
-impl Means {
-    pub fn of_this_machine() -> Self {
-        let place = tempfile::tempdir().unwrap();
-        let disk = mount(place.path());
-        if disk {
-            unmount(place.path());
-        }
-        Self {
-            faketime: FAKETIME.into_iter().find(|path| Path::new(path).exists()),
-            disk,
-        }
-    }
-
-    /// What is left out.
-    pub fn missing(self) -> Vec<&'static str> {
-        let mut missing = Vec::new();
-        if self.faketime.is_none() {
-            missing.push("clocks of workers and database (no libfaketime)");
-        }
-        if !self.disk {
-            missing.push("full disk (may not mount)");
-        }
-        missing
-    }
-}
-
-fn mount(folder: &Path) -> bool {
-    Command::new("mount")
-        .args(["-t", "tmpfs", "-o"])
-        .arg(format!("size={DISK_MB}m,mode=0755"))
-        .arg("tempo-harvest-torture")
-        .arg(folder)
-        .stderr(Stdio::null())
-        .status()
-        .is_ok_and(|status| status.success())
-}
-
-fn unmount(folder: &Path) {
-    // Lazily: a server that has just ended may still be leaving.
-    let unmounted = Command::new("umount").arg("-l").arg(folder).status();
-    assert!(unmounted.unwrap().success(), "{}", folder.display());
-}
-
-/// A disk of the database's own.
-#[derive(Debug)]
-struct Disk(PathBuf);
-
-impl Drop for Disk {
-    fn drop(&mut self) {
-        unmount(&self.0);
-    }
-}
 
 /// One process that works, and the clock that it sees.
 struct Seat {
@@ -114,6 +40,8 @@ pub struct Stage {
     server_turn: Mutex<()>,
     /// Where the server listens is not known yet.
     server_sought: AtomicBool,
+    /// Its programs.
+    places: SearchPlaces,
     database_clock: PathBuf,
     seats: Vec<Seat>,
     /// What ended, and what it said.
@@ -124,7 +52,7 @@ pub struct Stage {
     over: AtomicBool,
     // In this order: the disk goes when its server has gone.
     place: Place,
-    _disk: Option<Disk>,
+    disk: Option<Disk>,
 }
 
 impl Stage {
@@ -133,20 +61,28 @@ impl Stage {
         let place = Place::new();
         let root = place.root.path().to_owned();
         let database_clock = root.join("database.clock");
-        fs::write(&database_clock, "+0").unwrap();
-        let places = server_programs(&root, means, &database_clock);
+        set_clock(&database_clock, 0);
         let folder = place.folder();
-        let start = async || {
-            LocalPostgres::start_with(&folder, Path::new(PROGRAM), &places)
-                .await
-                .unwrap_or_else(|error| panic!("{error}"))
-        };
-        let mut server = start().await;
+        let mut server = place.start().await;
+        let mut places = SearchPlaces::default();
         let mut disk = None;
-        if means.disk && place.data().exists() {
+        let has_data = place.data().exists();
+        if means.faketime.is_some() || (means.disk && has_data) {
+            let programs = server.binaries().to_owned();
             server.stop().await;
-            disk = Some(move_to_a_disk(&place.data()));
-            server = start().await;
+            if let Some(library) = means.faketime {
+                let with_clock = root.join("postgres");
+                server_with_clock(&programs, &with_clock, library, &database_clock);
+                places = SearchPlaces {
+                    path: None,
+                    folders: vec![with_clock.display().to_string()],
+                    download: false,
+                };
+            }
+            disk = (means.disk && has_data).then(|| move_to_a_disk(&place.data()));
+            server = LocalPostgres::start_with(&folder, Path::new(PROGRAM), &places)
+                .await
+                .unwrap_or_else(|error| panic!("{error}"));
         }
 
         let simulator = Simulator::start(tempo(script)).unwrap();
@@ -160,7 +96,7 @@ impl Stage {
         let seats = (0..script.workers)
             .map(|number| {
                 let clock = root.join(format!("worker-{number}.clock"));
-                fs::write(&clock, "+0").unwrap();
+                set_clock(&clock, 0);
                 let temp = root.join(format!("worker-{number}.tmp"));
                 fs::create_dir(&temp).unwrap();
                 Seat {
@@ -180,6 +116,7 @@ impl Stage {
             server: RwLock::new(None),
             server_turn: Mutex::new(()),
             server_sought: AtomicBool::new(false),
+            places,
             database_clock,
             seats,
             ended: StdMutex::default(),
@@ -187,7 +124,7 @@ impl Stage {
             begun: Instant::now(),
             over: AtomicBool::new(false),
             place,
-            _disk: disk,
+            disk,
         };
         stage.use_server(server).await;
         fs::create_dir(stage.jobs()).unwrap();
@@ -245,9 +182,8 @@ impl Stage {
             return;
         }
         self.server_sought.store(true, Ordering::Relaxed);
-        let places = server_programs(self.place.root.path(), self.means, &self.database_clock);
         let folder = self.place.folder();
-        match LocalPostgres::start_with(&folder, Path::new(PROGRAM), &places).await {
+        match LocalPostgres::start_with(&folder, Path::new(PROGRAM), &self.places).await {
             Ok(server) => {
                 self.use_server(server).await;
                 self.server_sought.store(false, Ordering::Relaxed);
@@ -420,15 +356,8 @@ impl Stage {
 
     /// Fills the database's disk; returns what frees it.
     pub fn fill_disk(&self) -> Option<Filler> {
-        if !self.means.disk {
-            return None;
-        }
-        let path = self.place.data().join("filler");
-        let mut file = File::create(&path).ok()?;
-        let block = vec![1; 1 << 20];
-        while file.write_all(&block).is_ok() {}
-        while file.write_all(&block[..512]).is_ok() {}
-        Some(Filler(path))
+        let disk = self.disk.as_ref()?;
+        Filler::of(disk.folder())
     }
 
     /// Changes a job file; returns what mends it.
@@ -522,117 +451,9 @@ impl Stage {
     }
 }
 
-/// A file that fills a disk until it is dropped.
-#[derive(Debug)]
-pub struct Filler(PathBuf);
-
-impl Drop for Filler {
-    fn drop(&mut self) {
-        let _gone_already = fs::remove_file(&self.0);
-    }
-}
-
 fn environment(server: &LocalPostgres, name: &str) -> String {
     let found = server.environment().into_iter().find(|(it, _)| it == name);
     found.unwrap().1
-}
-
-/// What makes a process see another time, read from a file at each look.
-fn fake(library: &str, clock: &Path) -> [(&'static str, String); 5] {
-    [
-        ("LD_PRELOAD", library.to_owned()),
-        ("FAKETIME_TIMESTAMP_FILE", clock.display().to_string()),
-        ("FAKETIME_NO_CACHE", "1".to_owned()),
-        ("FAKETIME_DONT_FAKE_MONOTONIC", "1".to_owned()),
-        ("NO_FAKE_STAT", "1".to_owned()),
-    ]
-}
-
-fn set_clock(file: &Path, offset_s: i64) {
-    // Replaced as a whole: whoever reads it half written would see the true time.
-    let new = file.with_extension("new");
-    fs::write(&new, format!("{offset_s:+}")).unwrap();
-    fs::set_permissions(&new, fs::Permissions::from_mode(0o644)).unwrap();
-    fs::rename(new, file).unwrap();
-}
-
-/// PostgreSQL's programs, of which the server sees the clock that a file tells.
-fn server_programs(root: &Path, means: Means, clock: &Path) -> SearchPlaces {
-    let usual = SearchPlaces::default();
-    let Some(library) = means.faketime else {
-        return usual;
-    };
-    let folder = root.join("postgres");
-    let places = SearchPlaces {
-        path: None,
-        folders: vec![folder.display().to_string()],
-        download: false,
-    };
-    if folder.exists() {
-        return places;
-    }
-    let Some(found) = usual.folders.iter().flat_map(|pattern| glob(pattern)).max() else {
-        return usual;
-    };
-    fs::create_dir(&folder).unwrap();
-    for program in fs::read_dir(&found).unwrap() {
-        let program = program.unwrap();
-        if program.file_name() != "postgres" {
-            std::os::unix::fs::symlink(program.path(), folder.join(program.file_name())).unwrap();
-        }
-    }
-    let variables: String = fake(library, clock)
-        .map(|(name, value)| format!("{name}='{value}' "))
-        .concat();
-    let script = folder.join("postgres");
-    let text = format!(
-        "#!/bin/sh\nexec env {variables} '{}/postgres' \"$@\"\n",
-        found.display()
-    );
-    fs::write(&script, text).unwrap();
-    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
-    set_clock(clock, 0);
-    places
-}
-
-/// The folders of a pattern with one `*` at most, which stands for any text within one part, that hold a server.
-fn glob(pattern: &str) -> Vec<PathBuf> {
-    let Some((before, after)) = pattern.split_once('*') else {
-        let folder = PathBuf::from(pattern);
-        return folder
-            .join("postgres")
-            .exists()
-            .then_some(folder)
-            .into_iter()
-            .collect();
-    };
-    let (parent, prefix) = before.rsplit_once('/').unwrap_or(("", before));
-    let entries = fs::read_dir(parent).into_iter().flatten().flatten();
-    entries
-        .filter(|entry| entry.file_name().to_string_lossy().starts_with(prefix))
-        .map(|entry| PathBuf::from(format!("{}{after}", entry.path().display())))
-        .filter(|folder| folder.join("postgres").exists())
-        .collect()
-}
-
-/// Gives a stopped server's data a disk of their own.
-fn move_to_a_disk(data: &Path) -> Disk {
-    let aside = data.with_extension("aside");
-    fs::rename(data, &aside).unwrap();
-    fs::create_dir(data).unwrap();
-    assert!(mount(data));
-    let copied = Command::new("cp")
-        .arg("-a")
-        .arg(aside.join("."))
-        .arg(data)
-        .status();
-    assert!(copied.unwrap().success());
-    fs::remove_dir_all(aside).unwrap();
-    let configuration = data.join("postgresql.conf");
-    let mut text = fs::read_to_string(&configuration).unwrap();
-    text += "max_wal_size = 64MB\nmin_wal_size = 32MB\n";
-    fs::write(configuration, text).unwrap();
-    Disk(data.to_owned())
 }
 
 fn children(of: Pid) -> Vec<Pid> {
