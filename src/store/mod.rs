@@ -7,7 +7,7 @@ use std::{fmt, time::Duration};
 
 use chrono::{DateTime, Utc};
 use sqlx::{
-    Connection, PgPool,
+    Connection, PgPool, Row,
     migrate::MigrateError,
     postgres::{PgConnectOptions, PgConnection, PgPoolOptions, types::PgRange},
 };
@@ -260,9 +260,20 @@ pub async fn connect(options: &PgConnectOptions, connections: u32) -> Result<PgP
     PgPoolOptions::new()
         .max_connections(connections)
         .acquire_timeout(Duration::from_secs(30))
+        .after_release(|conn, _| Box::pin(has_no_transaction(conn)))
         .connect_with(options)
         .await
         .map_err(connect_error)
+}
+
+/// Whether a connection may go back to its pool: not when a transaction is open on it. The driver rolls back what is dropped,
+/// but for a transaction that is given up while it begins: what is done on such a connection later would never be committed, and
+/// keep its locks. In a single statement, sent by itself, transaction and statement begin at the same moment.
+async fn has_no_transaction(conn: &mut PgConnection) -> sqlx::Result<bool> {
+    let row = sqlx::raw_sql("SELECT now() = statement_timestamp()")
+        .fetch_one(conn)
+        .await?;
+    row.try_get(0)
 }
 
 /// The server's version as a number (150018 is 15.18) and in its own words.

@@ -1,12 +1,16 @@
 //! Killed, stopped, frozen and parallel workers: nothing is lost, nothing is stored twice, and it goes on where it was.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use rustix::process::Signal;
-use sqlx::query_as;
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{Connection as _, query_as};
 use tempo_harvest::simulator::{Burst, Fault, GenerateSettings, Misbehaviour};
+use tempo_harvest::store;
 
 use crate::support::harvest::{DAY_S, HOUR_S, Process, Scene, hours, job, searched, tempo};
+use crate::support::proxy::{Line, Proxy, Upstream};
 
 fn busy_hours(hours_: i64) -> GenerateSettings {
     GenerateSettings {
@@ -238,4 +242,30 @@ async fn connections_cut_by_the_database_are_survived() {
     scene.equals_truth((DAY_S, DAY_S + 10 * HOUR_S), true).await;
     assert_eq!(scene.number(DONE_TWICE).await, 0);
     assert!(searched(&scene.control.requests()).len() >= 10);
+}
+
+#[tokio::test]
+async fn a_transaction_given_up_while_it_begins_is_not_gone_on_with() {
+    let scene = Scene::new(tempo(&hours(1, 10))).await;
+    let options = scene.database.options();
+    let socket = options.get_socket().unwrap().join(".s.PGSQL.5432");
+    let proxy = Proxy::new(Upstream::Unix(socket)).await;
+    let url = scene.database.url();
+    let (there, _socket) = url.split_once('?').unwrap();
+    let through = there.replace("@localhost", &format!("@{}", proxy.address()));
+    let through: PgConnectOptions = format!("{through}?sslmode=disable").parse().unwrap();
+    let pool = store::connect(&through, 1).await.unwrap();
+    let mut connection = pool.acquire().await.unwrap();
+    // Its beginning is on the way when it is given up.
+    proxy.set(Line::Stalled);
+    let beginning = tokio::time::timeout(Duration::from_millis(50), connection.begin());
+    assert!(beginning.await.is_err());
+    drop(connection);
+    proxy.set(Line::Open);
+    sqlx::query("CREATE TABLE kept ()")
+        .execute(&pool)
+        .await
+        .unwrap();
+    let kept = "SELECT count(*) FROM pg_class WHERE relname = 'kept'";
+    assert_eq!(scene.number(kept).await, 1);
 }

@@ -249,11 +249,16 @@ impl Process {
     }
 
     /// Waits until it has ended.
-    pub async fn end(mut self) -> Said {
-        let Ok(status) = tokio::time::timeout(DEADLINE, self.child.wait()).await else {
+    pub async fn end(self) -> Said {
+        self.end_within(DEADLINE).await
+    }
+
+    /// The same, for one that may take longer.
+    pub async fn end_within(mut self, deadline: Duration) -> Said {
+        let Ok(status) = tokio::time::timeout(deadline, self.child.wait()).await else {
             let stdout = self.stdout.text.borrow().clone();
             panic!(
-                "still running after {DEADLINE:?}:\n{stdout}\n{}",
+                "still running after {deadline:?}:\n{stdout}\n{}",
                 self.stderr()
             );
         };

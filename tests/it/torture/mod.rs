@@ -119,7 +119,7 @@ async fn play(script: Script, means: Means) -> Result<(), String> {
     });
     stage.dismiss().await;
     let said = stage.said();
-    wrong.extend(model::manners(&said));
+    wrong.extend(model::manners(&said, &stage.postgres_log()));
     if wrong.is_empty() {
         println!(
             "seed {}: nothing lost in {:.0} s of {}; {}",

@@ -171,9 +171,13 @@ pub async fn judge(stage: &Stage, script: &Script) -> Vec<String> {
     wrong
 }
 
-/// What processes said that nobody is to hear.
-pub fn manners(said: &[(String, Said)]) -> Vec<String> {
+/// What processes, and the database of them, said that nobody is to hear.
+pub fn manners(said: &[(String, Said)], postgres_log: &str) -> Vec<String> {
     let mut wrong = Vec::new();
+    // Somebody goes on with a transaction that somebody else has begun.
+    if postgres_log.contains("already a transaction in progress") {
+        wrong.push("a connection was passed on with a transaction open".to_owned());
+    }
     for (name, said) in said {
         if said.stderr.contains("panicked at") {
             wrong.push(format!("{name} panicked:\n{}", said.stderr));

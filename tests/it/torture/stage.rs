@@ -22,6 +22,9 @@ use crate::support::harvest::{Process, Said, rfc3339, start_in};
 use crate::support::local_postgres::{PROGRAM, Place, pid_in};
 use crate::support::proxy::{Line, Proxy, Upstream};
 
+/// How long anything may take to end, or to be there again, on a busy machine.
+const ENDED_WITHIN: Duration = Duration::from_secs(300);
+
 /// One process that works, and the clock that it sees.
 struct Seat {
     clock: PathBuf,
@@ -242,7 +245,7 @@ impl Stage {
     }
 
     async fn bury(&self, number: usize, process: Process) {
-        let said = process.end().await;
+        let said = process.end_within(ENDED_WITHIN).await;
         self.note(format_args!("worker {number} ended: {:?}", said.code));
         let name = format!("worker {number}");
         self.ended.lock().unwrap().push((name, said));
@@ -280,13 +283,9 @@ impl Stage {
     /// Runs the program beside the workers, its clock right.
     pub async fn command(&self, arguments: &[&str]) -> Said {
         let url = self.url().await;
-        start_in(
-            self.place.root.path(),
-            arguments,
-            &[("DATABASE_URL", &url), ("HOME", "/nonexistent")],
-        )
-        .end()
-        .await
+        start_in(self.place.root.path(), arguments, &[("DATABASE_URL", &url)])
+            .end_within(ENDED_WITHIN)
+            .await
     }
 
     /// The same, for one whose success does not matter, but whose manners do.
@@ -393,7 +392,7 @@ impl Stage {
         self.set_database_clock(0);
         (0..self.workers()).for_each(|number| self.set_worker_clock(number, 0));
         self.mend_jobs();
-        let deadline = Instant::now() + Duration::from_secs(60);
+        let deadline = Instant::now() + ENDED_WITHIN;
         while self.connection().await.is_err() {
             assert!(Instant::now() < deadline, "the database is down for good");
             tokio::time::sleep(Duration::from_millis(100)).await;
