@@ -192,8 +192,8 @@ impl Changes {
                 } else {
                     Subject::Trace
                 },
-                service: cell.service.into(),
-                name: cell.operation.into(),
+                service: storable(&cell.service.into()),
+                name: storable(&cell.operation.into()),
             };
             let change = Cell {
                 samples: cell.samples,
@@ -232,11 +232,23 @@ impl Changes {
     }
 }
 
-/// PostgreSQL's text has no NUL: it is stored as U+FFFD.
+/// The longest name that cells are kept by, bytes: both names of an operation have to fit into PostgreSQL's index.
+const LONGEST_NAME: usize = 1_000;
+
+/// A name as cells are kept by it. PostgreSQL's text has no NUL: it is stored as U+FFFD. Longer ones than an index takes are cut off,
+/// and count together from there on.
 fn storable(text: &Arc<str>) -> Arc<str> {
-    match text.contains('\0') {
-        true => text.replace('\0', "\u{fffd}").into(),
-        false => Arc::clone(text),
+    let fits = text.len() <= LONGEST_NAME;
+    if fits && !text.contains('\0') {
+        return Arc::clone(text);
+    }
+    let replaced = text.replace('\0', "\u{fffd}");
+    match replaced.len() <= LONGEST_NAME {
+        true => replaced.into(),
+        false => {
+            let end = replaced.floor_char_boundary(LONGEST_NAME - '…'.len_utf8());
+            format!("{}…", &replaced[..end]).into()
+        }
     }
 }
 
