@@ -527,10 +527,11 @@ impl Client {
     pub(super) fn strange(&self, body: &Body) -> Failure {
         let said = self.excerpt(&body.text(), false);
         let kind = self.excerpt(&body.content_type, false);
-        self.broken(
-            body,
-            format!("Tempo's answer is neither protobuf nor JSON but `{kind}`: `{said}`"),
-        )
+        let message = match kind.is_empty() {
+            true => format!("Tempo's answer does not say what it is (no Content-Type): `{said}`"),
+            false => format!("Tempo's answer is neither protobuf nor JSON but `{kind}`: `{said}`"),
+        };
+        self.broken(body, message)
     }
 
     fn transport(&self, error: reqwest::Error) -> Failure {

@@ -87,11 +87,16 @@ impl Refusal<'_> {
             return Class::TooLarge;
         }
         match self.status {
-            300..400 | 401 | 403 | 404 | 405 | 407 => Class::Access,
+            300..400 | 401 | 403 | 404 | 405 | 407 | 511 => Class::Access,
             408 | 504 => Class::Timeout,
             429 => Class::Throttled,
+            423 | 425 => Class::Passing,
             400..500 if self.html => Class::Access,
-            400..500 => Learned::from_refusal(self.text).map_or(Class::Query, Class::Limit),
+            // What Tempo itself says of a request, and what is said of one that is too long.
+            400 | 413 | 414 | 422 => {
+                Learned::from_refusal(self.text).map_or(Class::Query, Class::Limit)
+            }
+            400..500 => Class::Access,
             _ if says("deadline exceeded") => Class::Timeout,
             _ => Class::Passing,
         }
@@ -100,6 +105,11 @@ impl Refusal<'_> {
     /// What went wrong, and what to do about it.
     pub fn message(&self) -> String {
         let status = self.status;
+        if self.location.is_some_and(str::is_empty) {
+            return format!(
+                "Tempo's URL answered {status}, a redirect that does not say where to: set `url` to Tempo's own address"
+            );
+        }
         if let Some(location) = self.location {
             return format!(
                 "Tempo's URL answered {status}, a redirect to `{location}`: a login page, or the URL has moved; redirects are \
@@ -127,6 +137,10 @@ impl Refusal<'_> {
                 ": it does not accept these credentials or this tenant; check `basic_auth`, `bearer_token` and `tenant`"
             }
             404 | 405 => ": there is no Tempo API at this address; check the path in `url`",
+            407 | 511 => ": something in front of Tempo wants a login; check `url` and the network",
+            413 | 414 => ": the request is too long for it; shorten `query` in [select]",
+            400 | 408 | 422 | 423 | 425 | 429 => "",
+            400..500 => ": that is not Tempo, but something in front of it; check `url`",
             _ => "",
         };
         format!("Tempo answered {status} and said {said}{hint}")
@@ -160,9 +174,11 @@ mod tests {
             Class::Query
         );
         assert_eq!(class(400, "<html>", true), Class::Access);
-        for status in [302, 401, 403, 404] {
+        for status in [302, 401, 402, 403, 404, 410, 418, 431, 451, 511] {
             assert_eq!(class(status, "", false), Class::Access);
         }
+        assert_eq!(class(425, "", false), Class::Passing);
+        assert_eq!(class(414, "", false), Class::Query);
         assert_eq!(class(429, "job queue full", false), Class::Throttled);
         assert_eq!(
             class(
