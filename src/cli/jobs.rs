@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 
 use super::{Exit, UsageError};
 use crate::{
-    job::{self, Job, LoadOptions, ProcessEnv},
+    job::{self, Job, LONGEST_RANGE_S, LoadOptions, MOST_WINDOWS, ProcessEnv},
     store::{Holder, windows},
     submit::{Submission, SubmitError},
     tempo::{Client, Limits},
@@ -34,9 +34,6 @@ pub(super) struct JobArgs {
 const WINDOW_S: i64 = 3_600;
 /// The default distance from the present, seconds.
 const SETTLE_S: i64 = 3_600;
-
-/// The most windows one submission may plan.
-const MOST_WINDOWS: i64 = 1_000_000;
 
 /// A job and the range of it to collect.
 pub(super) struct Target {
@@ -104,6 +101,13 @@ impl JobArgs {
                 },
             );
             let requested = self.range(&job, window_s, settle_s, now)?;
+            if requested.seconds() > LONGEST_RANGE_S {
+                return Err(UsageError(format!(
+                    "job `{}`: {requested} is {} days; a range is 3650 days at most",
+                    job.name,
+                    requested.seconds() / 86_400
+                )));
+            }
             if requested.seconds() / window_s > MOST_WINDOWS {
                 return Err(UsageError(format!(
                     "job `{}`: {requested} in windows of {window_s} s is {} windows, more than {MOST_WINDOWS}: take longer \
@@ -135,6 +139,11 @@ impl JobArgs {
             let length = job::parse_duration(last)
                 .map_err(|error| UsageError(format!("--last {error}")))
                 .map(seconds)?;
+            if !(1..=LONGEST_RANGE_S).contains(&length) {
+                return Err(UsageError(format!(
+                    "--last must be from 1s to 3650d, not `{last}`"
+                )));
+            }
             // As many whole windows as it takes, as in [backfill].
             let whole = (length + window_s - 1) / window_s * window_s;
             return Window::new(settled_edge - whole, settled_edge)

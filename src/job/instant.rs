@@ -28,6 +28,15 @@ pub enum InstantError {
         /// The text.
         text: String,
     },
+    /// A leap second.
+    #[error(
+        "is a leap second: {}; Unix time has none, so write the second after it",
+        quoted(text)
+    )]
+    LeapSecond {
+        /// The text.
+        text: String,
+    },
     /// Before 1970.
     #[error("is before 1970: {}", quoted(text))]
     TooOld {
@@ -109,6 +118,11 @@ pub fn parse_written(text: &str) -> Result<DateTime<Utc>, InstantError> {
         });
     };
     // chrono gives a leap second as :59 with more than a second of nanoseconds.
+    if instant.timestamp_subsec_nanos() == 1_000_000_000 {
+        return Err(InstantError::LeapSecond {
+            text: text.to_owned(),
+        });
+    }
     if instant.timestamp_subsec_nanos() != 0 {
         return Err(InstantError::Fraction {
             text: text.to_owned(),
@@ -172,7 +186,7 @@ mod tests {
         insta::assert_snapshot!(said("2026-11-01 10:30"), @"has no offset: `2026-11-01 10:30`; add one, e.g. 2026-11-01T10:30:00Z");
         insta::assert_snapshot!(said("2026-11-01"), @"has no offset: `2026-11-01`; add one, e.g. 2026-11-01T00:00:00Z");
         insta::assert_snapshot!(said("2026-11-01T00:00:00.5Z"), @"has a fraction of a second: `2026-11-01T00:00:00.5Z`; windows are whole seconds");
-        insta::assert_snapshot!(said("2016-12-31T23:59:60Z"), @"has a fraction of a second: `2016-12-31T23:59:60Z`; windows are whole seconds");
+        insta::assert_snapshot!(said("2016-12-31T23:59:60Z"), @"is a leap second: `2016-12-31T23:59:60Z`; Unix time has none, so write the second after it");
         insta::assert_snapshot!(said("1969-12-31T23:59:59Z"), @"is before 1970: `1969-12-31T23:59:59Z`");
         insta::assert_snapshot!(said("60y ago"), @"is before 1970: `60y ago`");
         insta::assert_snapshot!(said("yesterday"), @"is not a time: `yesterday`; write for example `2026-11-01T00:00:00Z`, `now` or `7d ago`");

@@ -387,6 +387,11 @@ impl<'a> Loader<'a> {
         key: &KeyPath,
         positions: &mut Positions,
     ) -> Result<Option<(Source, SourceSpec)>, Problem> {
+        if name.is_empty() {
+            let fix =
+                "name a table of sources.toml, or write the source here: source = { url = \"…\" }";
+            return Err(Problem::value(key, "is empty").fix(fix));
+        }
         let expansion = self.expansion;
         let folder = folder_of(job_file);
         let sources_file = folder.join(SOURCES_FILE);

@@ -58,6 +58,10 @@ use self::diagnostics::Positions;
 
 /// The longest that a backfill's window becomes unless `window` is written.
 pub const LONGEST_WINDOW: Duration = Duration::from_secs(86_400);
+/// The longest range that is collected at once: ten years.
+pub const LONGEST_RANGE_S: i64 = 3_650 * 86_400;
+/// The most windows that one submission may plan.
+pub const MOST_WINDOWS: i64 = 1_000_000;
 
 /// A job: what a valid job file amounts to, in this environment.
 #[derive(Clone)]

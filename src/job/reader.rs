@@ -223,7 +223,10 @@ impl<'a> Reader<'a> {
         }
         self.refuse(Problem::value(
             key,
-            format!("must be from {least} to {most}, not `{number}`"),
+            format!(
+                "must be from {least} to {most}, not {}",
+                quoted(&number.to_string())
+            ),
         ));
         None
     }

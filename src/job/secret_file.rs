@@ -41,6 +41,14 @@ pub(super) fn read_path(key: &KeyPath, written: &str, reader: &mut Reader<'_>) -
             ));
             None
         }
+        // A pipe would be waited for, and can be read only once.
+        Ok(metadata) if !metadata.is_file() => {
+            reader.refuse(problem(
+                format!("is not a regular file: {}", quoted(&text)),
+                "name one",
+            ));
+            None
+        }
         Ok(_) => Some(path),
         Err(error) => {
             reader.refuse(problem(

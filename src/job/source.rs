@@ -327,7 +327,13 @@ impl SourceSpec {
             }
             (None, None) => return Some(Auth::None),
         };
-        if token.is_empty() || !token.chars().all(|c| c.is_ascii_graphic()) {
+        if token.is_empty() {
+            reader.refuse(
+                Problem::value(&key, "is empty").fix("give the token, or leave the key out"),
+            );
+            return None;
+        }
+        if !token.chars().all(|c| c.is_ascii_graphic()) {
             let problem = Problem::value(&key, "is not a possible bearer token");
             reader.refuse(
                 problem.fix("it is printable ASCII without spaces, and without the word `Bearer`"),
@@ -373,6 +379,16 @@ fn default_name(url: &Url, tenant: Option<&String>) -> String {
     format!("{tenant}{host}:{port}{}", url.path().trim_end_matches('/'))
 }
 
+/// What is asked of Tempo comes behind its base URL.
+const API_PATHS: [&str; 6] = [
+    "/api/search",
+    "/api/v2/search",
+    "/api/traces",
+    "/api/v2/traces",
+    "/api/echo",
+    "/api/metrics/query_range",
+];
+
 /// Reads the base URL of a Tempo; the error is the end of a sentence, and a fix.
 ///
 /// The text is shown only where it cannot hold a password or a token.
@@ -386,6 +402,16 @@ pub(super) fn read_url(text: &str) -> Result<Url, (String, String)> {
     // The parser would silently drop tabs and line ends.
     if text.contains(|c: char| c.is_whitespace() || c.is_control()) {
         return Err((format!("has a space in it{shown}"), "remove it".to_owned()));
+    }
+    // Taken for the scheme of another URL: `https//tempo`, `http:/tempo`.
+    let mistyped = ["http", "https"].into_iter().find_map(|scheme| {
+        let rest = text.strip_prefix(scheme)?;
+        let host = rest.strip_prefix("//").or(rest.strip_prefix(":/"))?;
+        (!host.starts_with('/') && !shown.is_empty()).then(|| format!("{scheme}://{host}"))
+    });
+    if let Some(meant) = mistyped {
+        let fix = format!("write `{meant}`");
+        return Err((format!("is not an http or https URL{shown}"), fix));
     }
     let has_scheme = text.starts_with("http://") || text.starts_with("https://");
     let parsed = Url::parse(text)
@@ -414,7 +440,26 @@ pub(super) fn read_url(text: &str) -> Result<Url, (String, String)> {
             "end it with the base path".to_owned(),
         ));
     }
-    let path = format!("{}/", url.path().trim_end_matches('/'));
+    if url.path().starts_with("//") {
+        return Err((
+            format!("has two schemes, or a path that begins with `//`{shown}"),
+            "write the base URL once".to_owned(),
+        ));
+    }
+    if url.port() == Some(0) {
+        return Err((
+            format!("has port 0, on which nothing can listen{shown}"),
+            EXAMPLE.to_owned(),
+        ));
+    }
+    let path = url.path().trim_end_matches('/');
+    if let Some(base) = API_PATHS.iter().find_map(|api| path.strip_suffix(api)) {
+        let what = format!("ends with a path of Tempo's API{shown}");
+        let mut base_url = url.clone();
+        base_url.set_path(base);
+        return Err((what, format!("write the base URL, `{base_url}`")));
+    }
+    let path = format!("{path}/");
     url.set_path(&path);
     Ok(url)
 }

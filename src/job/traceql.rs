@@ -3,6 +3,8 @@
 //! Tempo has the last word on a query; this finds a forgotten brace before anything is submitted, and what would make
 //! search answer something else than traces. It does not parse TraceQL.
 
+use super::diagnostics::quoted;
+
 /// Why a query is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(super) enum TraceqlError {
@@ -26,6 +28,12 @@ pub(super) enum TraceqlError {
     Unopened {
         /// The bracket.
         bracket: char,
+    },
+    /// A control character: no span is named so, and NUL cannot be stored.
+    #[error("has a control character in it: {}", quoted(&.character.to_string()))]
+    Control {
+        /// The character.
+        character: char,
     },
     /// No `{ … }` anywhere.
     #[error("selects no spans: it has no `{{ … }}`")]
@@ -51,6 +59,7 @@ impl TraceqlError {
             Self::Empty => "leave the key out to collect every trace",
             Self::UnclosedString { .. } => "close it",
             Self::Unclosed { .. } | Self::Unopened { .. } => "pair the brackets",
+            Self::Control { .. } => "remove it",
             Self::NoSpanset => "write for example `{ resource.service.name = \"shop\" }`",
             Self::Hints => "remove them",
             Self::Comment => "remove it; in an attribute's name, put the name in quotes",
@@ -81,6 +90,12 @@ const METRICS_FUNCTIONS: [&str; 11] = [
 pub(super) fn check(query: &str) -> Result<(), TraceqlError> {
     if query.trim().is_empty() {
         return Err(TraceqlError::Empty);
+    }
+    if let Some(character) = query
+        .chars()
+        .find(|c| c.is_control() && !matches!(c, '\n' | '\r' | '\t'))
+    {
+        return Err(TraceqlError::Control { character });
     }
     let mut open = Vec::new();
     let mut has_spanset = false;

@@ -21,8 +21,8 @@ use super::spec::{
     VerifySpec,
 };
 use super::{
-    Backfill, BackfillRange, Baseline, Detail, LONGEST_WINDOW, Order, Poll, Retention, Schedule,
-    Select, Ticks, Verify, duration, instant, schedule, traceql,
+    Backfill, BackfillRange, Baseline, Detail, LONGEST_RANGE_S, LONGEST_WINDOW, MOST_WINDOWS,
+    Order, Poll, Retention, Schedule, Select, Ticks, Verify, duration, instant, schedule, traceql,
 };
 
 /// A job without its source.
@@ -248,6 +248,9 @@ fn read_schedule(
     clock: &Clock,
     reader: &mut Reader<'_>,
 ) -> Option<Option<Schedule>> {
+    if reader.is_unusable(key) {
+        return None;
+    }
     let Some(text) = text else {
         return Some(None);
     };
@@ -281,6 +284,9 @@ fn read_backfill(
         reader,
     );
     let range = read_range(spec, at, window, clock.now, reader);
+    if let (Some(range), Some(window)) = (&range, window) {
+        refuse_too_much(range, window, at, reader);
+    }
     Some(Backfill {
         range: range?,
         window: window?,
@@ -295,6 +301,28 @@ fn read_backfill(
         },
         schedule: schedule?,
     })
+}
+
+/// A range that nobody means, and windows that would not fit into memory.
+fn refuse_too_much(range: &BackfillRange, window: Duration, at: &KeyPath, reader: &mut Reader<'_>) {
+    let width_s = match range {
+        BackfillRange::Last(last) => last.as_secs(),
+        BackfillRange::Between { from, to } => (*to - *from).num_seconds().unsigned_abs(),
+    };
+    if width_s > LONGEST_RANGE_S.unsigned_abs() {
+        let what = format!(
+            "lies {} after `from`; a range is 3650d at most",
+            duration::format(Duration::from_secs(width_s))
+        );
+        reader.refuse(Problem::value(&at.child("to"), what));
+        return;
+    }
+    let windows = width_s / window.as_secs().max(1);
+    if windows > MOST_WINDOWS.unsigned_abs() {
+        let what = format!("would cut the range into {windows} windows, more than {MOST_WINDOWS}");
+        let fix = "take longer ones: full ones are cut by themselves";
+        reader.refuse(Problem::value(&at.child("window"), what).fix(fix));
+    }
 }
 
 fn read_range(
