@@ -1,6 +1,6 @@
 //! Which database a command uses: DATABASE_URL, or the private local PostgreSQL.
 
-use std::{str::FromStr, time::Duration};
+use std::{env::VarError, str::FromStr, time::Duration};
 
 use anyhow::Context;
 use sqlx::{PgPool, postgres::PgConnectOptions};
@@ -45,9 +45,12 @@ pub(super) async fn locate(
     args: &DatabaseArgs,
     otherwise: Otherwise,
 ) -> anyhow::Result<(PgConnectOptions, Option<LocalPostgres>)> {
-    let url = std::env::var("DATABASE_URL")
-        .ok()
-        .filter(|url| !url.is_empty());
+    let url = match std::env::var("DATABASE_URL") {
+        Ok(url) => Some(url).filter(|url| !url.is_empty()),
+        Err(VarError::NotPresent) => None,
+        // Not as if it were not set: that would be another database.
+        Err(VarError::NotUnicode(_)) => Some("not UTF-8".to_owned()).filter(|_| !args.local),
+    };
     match url {
         Some(url) if !args.local => {
             Ok((options_of(&url)?, None))

@@ -222,13 +222,7 @@ pub fn main() -> ExitCode {
                 Exit::Usage.into()
             }
             None => {
-                let hint = match is_lack_of_rights(&error) {
-                    true => {
-                        "; what writes needs the rights of the role harvest_worker (`tempo-harvest migrate --roles` makes it)"
-                    }
-                    false => "",
-                };
-                eprintln!("error: {error:#}{hint}");
+                eprintln!("error: {}{}", in_words(&error), hint(&error));
                 Exit::Failed.into()
             }
         },
@@ -268,12 +262,42 @@ async fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
     Ok(exit.into())
 }
 
-/// Whether the database user may not do what was to be done (`insufficient_privilege`).
-fn is_lack_of_rights(error: &anyhow::Error) -> bool {
-    error
+/// An error and its causes, each said once: some say what caused them themselves.
+fn in_words(error: &anyhow::Error) -> String {
+    let mut words = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if !words.contains(&cause) {
+            let separator = if words.is_empty() { "" } else { ": " };
+            words += separator;
+            words += &cause;
+        }
+    }
+    words
+}
+
+/// What to do about what PostgreSQL refuses, where it does not say so itself.
+fn hint(error: &anyhow::Error) -> &'static str {
+    let refusals = error
         .chain()
-        .filter_map(|error| error.downcast_ref::<Box<dyn DatabaseError>>())
-        .any(|error| error.code().as_deref() == Some("42501"))
+        .filter_map(|error| error.downcast_ref::<Box<dyn DatabaseError>>());
+    let code = refusals.filter_map(|error| error.code()).next();
+    match code.as_deref() {
+        // insufficient_privilege
+        Some("42501") => {
+            "; what writes needs the rights of the role harvest_worker (`tempo-harvest migrate --roles` makes it)"
+        }
+        // read_only_sql_transaction
+        Some("25006") => {
+            "; the database is read-only: a replica, or `default_transaction_read_only` is set: name one that can be written"
+        }
+        // query_canceled
+        Some("57014") => "; if `statement_timeout` is set for the user or the database, allow more",
+        // undefined_table, undefined_column, undefined_function
+        Some("42P01" | "42703" | "42883") => {
+            "; the tables are not as tempo-harvest made them: restore a backup"
+        }
+        _ => "",
+    }
 }
 
 /// `tempo-harvest … | head` is no error. Only our own writing counts: a database's broken connection is one.

@@ -7,7 +7,7 @@ use std::{fmt, time::Duration};
 
 use chrono::{DateTime, Utc};
 use sqlx::{
-    Connection, PgPool, Row,
+    AssertSqlSafe, Connection, PgPool, Row,
     migrate::MigrateError,
     postgres::{PgConnectOptions, PgConnection, PgPoolOptions, types::PgRange},
 };
@@ -42,6 +42,9 @@ pub mod traces;
 pub mod verify;
 pub mod warnings;
 pub mod windows;
+
+/// What transactions see of each other, unless one says otherwise.
+const READ_COMMITTED: &str = "read committed";
 
 /// The oldest PostgreSQL that has multiranges.
 pub const OLDEST_SERVER: i32 = 140_000;
@@ -253,12 +256,25 @@ pub async fn connect(options: &PgConnectOptions, connections: u32) -> Result<PgP
     if encoding != "UTF8" {
         return Err(OpenError::Encoding { address, encoding });
     }
+    let isolation: String = sqlx::query_scalar("SHOW default_transaction_isolation")
+        .fetch_one(&mut first)
+        .await?;
     first.close().await?;
     if number < OLDEST_SERVER {
         return Err(OpenError::TooOld { address, version });
     }
-    PgPoolOptions::new()
-        .max_connections(connections)
+    let mut pool = PgPoolOptions::new();
+    // Somebody has set another for the database or the user: then those that wait for each other would fail instead.
+    if isolation != READ_COMMITTED {
+        pool = pool.after_connect(|conn, _| {
+            let set = format!("SET default_transaction_isolation = '{READ_COMMITTED}'");
+            Box::pin(async move {
+                sqlx::query(AssertSqlSafe(set)).execute(conn).await?;
+                Ok(())
+            })
+        });
+    }
+    pool.max_connections(connections)
         .acquire_timeout(Duration::from_secs(30))
         .after_release(|conn, _| Box::pin(has_no_transaction(conn)))
         .connect_with(options)
