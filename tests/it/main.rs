@@ -3,6 +3,7 @@
 
 mod backfill;
 mod backup;
+mod bad_input;
 mod baselines;
 mod check;
 mod commands;

@@ -124,6 +124,14 @@ pub async fn template(migrate: impl AsyncFnOnce(PgConnectOptions)) -> &'static s
         .await
 }
 
+/// A new database of another encoding.
+pub async fn database_of_encoding(encoding: &str) -> TestDatabase {
+    create(&format!(
+        "template0 ENCODING '{encoding}' LC_COLLATE 'C' LC_CTYPE 'C'"
+    ))
+    .await
+}
+
 async fn create(template: &str) -> TestDatabase {
     let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
     let name = format!(
