@@ -87,6 +87,15 @@ test *OPTIONS:
 torture *OPTIONS:
     TORTURE="$*" cargo test --test it -- --ignored --nocapture --exact torture::nothing_is_lost_in_a_long_torture
 
+# Tries each property with many cases: just properties 100000
+properties CASES='10000':
+    PROPTEST_CASES="$1" cargo test --lib
+    PROPTEST_CASES="$1" cargo test --test it window_states::
+
+# Changes the pure core line by line, and lists the changes that no test notices (cargo install cargo-mutants); just mutants --file src/window.rs
+mutants *OPTIONS:
+    PROPTEST_CASES=48 PROPTEST_MAX_SHRINK_ITERS=0 PROPTEST_DISABLE_FAILURE_PERSISTENCE=1 cargo mutants "$@"
+
 # Measures from end to end, beside the floor: just bench --traces 10000 --detail trace; on a real Tempo with TEMPO_URL
 bench *OPTIONS:
     cargo bench --bench end_to_end -- "$@"
@@ -110,7 +119,7 @@ bench-dashboard:
 # Checks format and lints
 lint:
     cargo fmt --check
-    cargo clippy --all-targets -- -D warnings
+    cargo clippy --workspace --all-targets -- -D warnings
 
 # Makes the Debian package (cargo install cargo-deb)
 deb *OPTIONS:

@@ -3,8 +3,10 @@
 //! Pure: the ledger and the clock are passed in ([`crate::status`] reads them). What can be done about a gap is decided in
 //! [`crate::repair`].
 
+use chrono::{DateTime, Utc};
+
 use crate::{
-    store::{Look, report::Failed},
+    plan::Look,
     window::{Window, WindowSet},
 };
 
@@ -102,6 +104,23 @@ impl Reason {
     }
 }
 
+/// A window that rests as failed.
+#[derive(Debug, Clone)]
+pub struct Failed {
+    /// Its span.
+    pub window: Window,
+    /// What its being done would have counted as.
+    pub look: Look,
+    /// The class of its error.
+    pub class: String,
+    /// Its error.
+    pub error: String,
+    /// Attempts that failed.
+    pub attempts: i32,
+    /// When it was given up.
+    pub at: DateTime<Utc>,
+}
+
 /// What a poll has taken on.
 #[derive(Debug, Clone, Copy)]
 pub struct Polled {
@@ -140,14 +159,6 @@ pub struct Ledger {
     pub now: i64,
 }
 
-fn before(second: i64) -> WindowSet {
-    WindowSet::from_iter(Window::new(i64::MIN / 4, second))
-}
-
-fn from(second: i64) -> WindowSet {
-    WindowSet::from_iter(Window::new(second, i64::MAX / 4))
-}
-
 impl Ledger {
     /// What polls asked for.
     fn polled(&self) -> WindowSet {
@@ -156,7 +167,7 @@ impl Ledger {
 
     /// What polls had taken on by a moment, Unix seconds, and what of it was old enough to be there then.
     pub fn polled_at(&self, moment: i64) -> WindowSet {
-        self.of_polls(|poll| before(moment - poll.young_s))
+        self.of_polls(|poll| WindowSet::before(moment - poll.young_s))
     }
 
     /// Everything that was asked for.
@@ -193,19 +204,19 @@ impl Ledger {
         };
         let there = self.covered_at(Look::Fresh);
         let due = |poll: &Polled| poll.seal_after_s + LONGEST_SEALING_S + SEALING_LATE_S;
-        let awaited = self.of_polls(|poll| from(self.now - due(poll)));
+        let awaited = self.of_polls(|poll| WindowSet::since(self.now - due(poll)));
         sorted.take(&awaited.intersection(&there), Reason::Provisional);
         // At the live edge something is always under way: that is no gap.
-        let edge = self.of_polls(|poll| from(self.now - poll.young_s));
+        let edge = self.of_polls(|poll| WindowSet::since(self.now - poll.young_s));
         sorted.take(&edge.minus(&there), Reason::TooYoung);
         sorted.take(&self.in_flight, Reason::InFlight);
         if let Some(second) = self.deleted_before {
-            sorted.take(&before(second), Reason::Deleted);
+            sorted.take(&WindowSet::before(second), Reason::Deleted);
         }
         if let Some(second) = self.kept_from {
-            sorted.take(&before(second), Reason::BeyondRetention);
+            sorted.take(&WindowSet::before(second), Reason::BeyondRetention);
         }
-        let young = from(self.settled_until).minus(&self.polled());
+        let young = WindowSet::since(self.settled_until).minus(&self.polled());
         sorted.take(&young, Reason::TooYoung);
         let [at_fresh, at_settled, at_sealed] = Look::ALL.map(|look| self.covered_at(look));
         for failure in &self.failed {
@@ -227,7 +238,7 @@ impl Ledger {
         }
         sorted.take(&there, Reason::ProvisionalTooLong);
         let given_up = self.of_polls(|poll| match poll.catch_up_s {
-            Some(catch_up_s) => before(self.now - catch_up_s),
+            Some(catch_up_s) => WindowSet::before(self.now - catch_up_s),
             None => WindowSet::default(),
         });
         sorted.take(&given_up.minus(&self.backfilled), Reason::NotCaughtUp);
@@ -395,28 +406,181 @@ mod tests {
         })
     }
 
+    /// The reason of one second, asked question by question.
+    fn reason_of(ledger: &Ledger, second: i64) -> Option<&'static str> {
+        let has = |set: &WindowSet| {
+            set.iter()
+                .any(|part| (part.start()..part.end()).contains(&second))
+        };
+        let in_window = |window: Window| (window.start()..window.end()).contains(&second);
+        let polls: Vec<&Polled> = ledger
+            .polls
+            .iter()
+            .filter(|poll| in_window(poll.requested))
+            .collect();
+        if has(&ledger.sealed) || !has(&ledger.backfilled) && polls.is_empty() {
+            return None;
+        }
+        let age = ledger.now - second;
+        let looked_at = |look| match look {
+            Look::Fresh => ledger.provisional.iter().any(has),
+            Look::Settled => has(&ledger.provisional[1]),
+            Look::Sealed => false,
+        };
+        let is_there = looked_at(Look::Fresh);
+        let failed = ledger
+            .failed
+            .iter()
+            .any(|failed| in_window(failed.window) && !looked_at(failed.look));
+        Some(
+            if is_there
+                && polls
+                    .iter()
+                    .any(|poll| age <= poll.seal_after_s + 3_600 + 900)
+            {
+                "provisional"
+            } else if !is_there && polls.iter().any(|poll| age <= poll.young_s) {
+                "too young"
+            } else if has(&ledger.in_flight) {
+                "in flight"
+            } else if ledger.deleted_before.is_some_and(|border| second < border) {
+                "deleted by retention"
+            } else if ledger.kept_from.is_some_and(|border| second < border) {
+                "beyond retention"
+            } else if second >= ledger.settled_until && polls.is_empty() {
+                "too young"
+            } else if failed {
+                "failed"
+            } else if is_there {
+                "provisional too long"
+            } else if !has(&ledger.backfilled)
+                && polls
+                    .iter()
+                    .any(|poll| poll.catch_up_s.is_some_and(|most| age > most))
+            {
+                "not caught up"
+            } else {
+                "never tried"
+            },
+        )
+    }
+
+    fn polls() -> impl Strategy<Value = Vec<Polled>> {
+        let poll = (
+            0i64..300,
+            1i64..100,
+            0i64..300,
+            prop::option::of(0i64..300),
+            0i64..300,
+        );
+        let poll = poll.prop_map(
+            |(start, length, seal_after_s, catch_up_s, young_s)| Polled {
+                requested: Window::new(start, start + length).unwrap(),
+                seal_after_s,
+                catch_up_s,
+                young_s,
+            },
+        );
+        prop::collection::vec(poll, 0..3)
+    }
+
+    fn failures() -> impl Strategy<Value = Vec<Failed>> {
+        let one = (
+            0usize..3,
+            0i64..300,
+            1i64..60,
+            prop::sample::select(vec!["earlier", "later"]),
+        );
+        let one = one.prop_map(|(look, start, length, error)| {
+            failure(Look::ALL[look], start, start + length, error)
+        });
+        prop::collection::vec(one, 0..4)
+    }
+
     proptest! {
         #[test]
         fn gaps_tile_what_was_asked_for_and_is_not_sealed(
-            backfilled in sets(), sealed in sets(), fresh in sets(), settled in sets(), in_flight in sets(), poll in (0i64..200, 1i64..100),
-            ages in (0i64..300, prop::option::of(0i64..300), 0i64..300), kept_from in prop::option::of(0i64..200), settled_until in 0i64..400,
+            backfilled in sets(), sealed in sets(), fresh in sets(), settled in sets(), in_flight in sets(), polls in polls(), failed in failures(),
+            deleted_before in prop::option::of(0i64..100), kept_from in prop::option::of(0i64..200), settled_until in 0i64..400,
+            now in prop_oneof![300i64..700, 4_500i64..5_500],
         ) {
-            let ledger = Ledger {
-                backfilled,
-                polls: vec![Polled {
-                    requested: Window::new(poll.0, poll.0 + poll.1).unwrap(), seal_after_s: ages.0, catch_up_s: ages.1, young_s: ages.2,
-                }],
-                provisional: [fresh, settled],
-                sealed,
-                in_flight,
-                kept_from,
-                settled_until,
-                ..empty(5_000)
-            };
+            let provisional = [fresh, settled];
+            let ledger = Ledger { backfilled, polls, provisional, sealed, in_flight, failed, deleted_before, kept_from, settled_until, now };
             let gaps = ledger.gaps();
-            prop_assert!(gaps.windows(2).all(|pair| pair[0].window.end() <= pair[1].window.start()));
+            prop_assert!(gaps.windows(2).all(|pair| pair[0].window.end() < pair[1].window.start()
+                || pair[0].window.end() == pair[1].window.start() && pair[0].reason != pair[1].reason));
+            for second in -1..500 {
+                let of_gap = gaps.iter().find(|gap| gap.window.start() <= second && second < gap.window.end());
+                prop_assert_eq!(of_gap.map(|gap| gap.reason.name()), reason_of(&ledger, second), "{}", second);
+                if let Some(Reason::Failed { error, .. }) = of_gap.map(|gap| &gap.reason) {
+                    let latest = ledger.failed.iter().find(|failed| {
+                        let at_look = ledger.covered_at(failed.look);
+                        let one = WindowSet::from(Window::new(second, second + 1).unwrap());
+                        !WindowSet::from(failed.window).minus(&at_look).intersection(&one).is_empty()
+                    });
+                    prop_assert_eq!(Some(error), latest.map(|failed| &failed.error));
+                }
+            }
             let all: WindowSet = gaps.iter().map(|gap| gap.window).collect();
             prop_assert_eq!(all, ledger.requested().minus(&ledger.sealed));
+        }
+
+        #[test]
+        fn what_a_poll_had_taken_on_was_old_enough_for_it(polls in polls(), moment in 0i64..700) {
+            let ledger = Ledger { polls, ..empty(1_000) };
+            let old_enough = |second| ledger.polls.iter().any(|poll| {
+                poll.requested.start() <= second && second < poll.requested.end() && moment - second > poll.young_s
+            });
+            let at: Vec<i64> = ledger.polled_at(moment).iter().flat_map(|part| part.start()..part.end()).collect();
+            prop_assert_eq!(at, (0..500).filter(|second| old_enough(*second)).collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
+    fn neighbours_with_one_reason_are_one_gap() {
+        let ledger = Ledger {
+            backfilled: set(0, 30),
+            failed: vec![
+                failure(Look::Sealed, 0, 10, "same"),
+                failure(Look::Sealed, 10, 20, "same"),
+                failure(Look::Sealed, 20, 30, "another"),
+            ],
+            ..empty(1_000)
+        };
+        assert_eq!(seen(&ledger), [(0, 20, "failed"), (20, 30, "failed")]);
+    }
+
+    #[test]
+    fn each_reason_says_what_it_calls_for() {
+        let failed = |class: &str| Reason::Failed {
+            class: class.to_owned(),
+            error: String::new(),
+            attempts: 1,
+        };
+        // Whether it should be there, whether planning it again helps, whether an attempt failed.
+        let reasons = [
+            (Reason::Provisional, [false, false, false]),
+            (Reason::TooYoung, [false, false, false]),
+            (Reason::InFlight, [true, false, false]),
+            (Reason::Deleted, [false, false, false]),
+            (Reason::BeyondRetention, [false, false, false]),
+            (failed("irreducible"), [true, true, true]),
+            (failed("passing"), [true, true, true]),
+            (Reason::ProvisionalTooLong, [true, true, false]),
+            (Reason::NotCaughtUp, [true, true, false]),
+            (Reason::NeverTried, [true, true, false]),
+        ];
+        assert_eq!(
+            reasons.each_ref().map(|(reason, _)| reason.name()),
+            Reason::NAMES
+        );
+        for (reason, expected) in reasons {
+            let said = [
+                reason.is_missing(),
+                reason.is_repairable(),
+                reason.is_failure(),
+            ];
+            assert_eq!(said, expected, "{reason:?}");
         }
     }
 }

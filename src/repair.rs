@@ -157,10 +157,6 @@ fn cut(seconds: &WindowSet) -> Vec<Window> {
     windows
 }
 
-fn before(second: i64) -> WindowSet {
-    WindowSet::from_iter(Window::new(i64::MIN / 4, second))
-}
-
 /// Plans exactly the gaps that can be collected, or only those that failed, and puts them on the queue.
 ///
 /// # Errors
@@ -174,7 +170,7 @@ pub async fn repair(
     datasets::lock_for_planning(&mut tx, request.dataset).await?;
     let ledger = request.ledger(&mut tx).await?;
     let settle_s = report::settle(&mut tx, request.dataset).await?.all_s;
-    let old_enough = before(request.now.timestamp() - settle_s);
+    let old_enough = WindowSet::before(request.now.timestamp() - settle_s);
     let bounds = request.bounds();
     let mut to_fetch = WindowSet::default();
     let (mut queued_s, mut left_s) = (BTreeMap::new(), BTreeMap::new());
@@ -312,7 +308,7 @@ async fn refetchable(
     let covered = bounds.intersection(&ledger.sealed);
     let left = covered.minus(&in_flight);
     let gone = ledger.kept_from.max(ledger.deleted_before);
-    let gone = gone.map_or_else(WindowSet::default, before);
+    let gone = gone.map_or_else(WindowSet::default, WindowSet::before);
     let to_fetch = left.minus(&gone);
     let left_s = [
         ("not covered", bounds.minus(&covered).seconds()),

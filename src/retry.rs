@@ -17,11 +17,7 @@ pub fn wait(failures: u32, retry_after: Option<Duration>) -> Duration {
     let current = FIRST.saturating_mul(2u32.saturating_pow(failures.saturating_sub(1).min(16)));
     let mut policy = ExponentialBackoff {
         current_interval: current.min(LONGEST),
-        initial_interval: FIRST,
         randomization_factor: 0.5,
-        multiplier: 2.0,
-        max_interval: LONGEST,
-        max_elapsed_time: None,
         ..ExponentialBackoff::default()
     };
     let own = policy.next_backoff().unwrap_or(LONGEST);

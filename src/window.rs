@@ -101,6 +101,9 @@ impl fmt::Display for Window {
     }
 }
 
+/// Farther from 1970 than any second that is dealt with, and near enough to be reckoned with.
+const FARTHEST_S: i64 = 1 << 61;
+
 /// A set of seconds: disjoint windows in ascending order, none touching the next.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct WindowSet(Vec<Window>);
@@ -127,6 +130,16 @@ impl From<Window> for WindowSet {
 }
 
 impl WindowSet {
+    /// Every second before this one.
+    pub fn before(second: i64) -> Self {
+        Window::new(-FARTHEST_S, second).into_iter().collect()
+    }
+
+    /// This second and every later one.
+    pub fn since(second: i64) -> Self {
+        Window::new(second, FARTHEST_S).into_iter().collect()
+    }
+
     /// The windows, ascending.
     pub fn iter(&self) -> impl DoubleEndedIterator<Item = Window> + '_ {
         self.0.iter().copied()
@@ -203,12 +216,46 @@ mod tests {
 
     proptest! {
         #[test]
+        fn any_second_is_before_another_or_since_it(second in -1_000_000_000_000i64..1_000_000_000_000, border in -1_000_000_000_000i64..1_000_000_000_000) {
+            let one = WindowSet::from(Window::new(second, second + 1).unwrap());
+            prop_assert_eq!(WindowSet::before(border).intersection(&one).is_empty(), second >= border);
+            prop_assert_eq!(WindowSet::since(border).intersection(&one).is_empty(), second < border);
+        }
+
+        #[test]
+        fn windows_are_the_seconds_from_their_start_to_their_end(a in -50i64..50, b in -50i64..50, c in -50i64..50, d in -50i64..50) {
+            let (one, other) = (Window::new(a, b), Window::new(c, d));
+            prop_assert_eq!(one.is_some(), a < b);
+            if let (Some(one), Some(other)) = (one, other) {
+                prop_assert_eq!((one.start(), one.end(), one.seconds()), (a, b, (a..b).count() as i64));
+                let both: Vec<i64> = (a..b).filter(|second| (c..d).contains(second)).collect();
+                prop_assert_eq!(one.intersection(other).map_or(Vec::new(), |part| (part.start()..part.end()).collect()), both);
+                let until = one.until(other);
+                prop_assert_eq!((until.start(), until.end()), (a.min(c), b.max(d)));
+                prop_assert_eq!(WindowSet::from(one).seconds(), one.seconds());
+            }
+        }
+
+        /// Tempo's `end` is inclusive, and it cuts nanoseconds off.
+        #[test]
+        fn a_trace_overlaps_a_window_that_has_one_of_its_seconds_or_ends_at_one(
+            start in -20i64..20, length in 1i64..20, from_ms in -40_000i64..40_000, lasts_ms in 0i64..30_000,
+        ) {
+            let window = Window::new(start, start + length).unwrap();
+            let (from_ns, to_ns) = (from_ms * 1_000_000, (from_ms + lasts_ms) * 1_000_000);
+            let seconds = from_ms.div_euclid(1_000)..=(from_ms + lasts_ms).div_euclid(1_000);
+            let overlaps = (start..=start + length).any(|second| seconds.contains(&second));
+            prop_assert_eq!(window.overlaps_ns(from_ns, to_ns), overlaps);
+        }
+
+        #[test]
         fn set_operations_are_those_of_sets_of_seconds(a in windows(), b in windows()) {
             let (x, y) = (seconds(a.clone()), seconds(b.clone()));
             let (a, b): (WindowSet, WindowSet) = (a.into_iter().collect(), b.into_iter().collect());
             prop_assert_eq!(seconds(a.minus(&b).iter()), x.difference(&y).copied().collect());
             prop_assert_eq!(seconds(a.intersection(&b).iter()), x.intersection(&y).copied().collect());
             prop_assert_eq!(seconds(a.union(&b).iter()), x.union(&y).copied().collect());
+            prop_assert_eq!((a.is_empty(), a.seconds()), (x.is_empty(), x.len() as i64));
             for set in [a.minus(&b), a.intersection(&b), a.union(&b)] {
                 prop_assert!(set.0.windows(2).all(|pair| pair[0].end < pair[1].start));
             }
@@ -224,7 +271,21 @@ mod tests {
             }
             let pieces = window.cut_at_edges(step);
             prop_assert!(pieces[1..].iter().all(|piece| piece.start % step == 0));
-            prop_assert_eq!(window.cut_into(n).len() as i64, n.min(length));
+            prop_assert!(pieces.iter().all(|piece| piece.start.div_euclid(step) == (piece.end - 1).div_euclid(step)));
+            let pieces = window.cut_into(n);
+            prop_assert_eq!(pieces.len() as i64, n.min(length));
+            let (shortest, longest) = (pieces.iter().map(|piece| piece.seconds()).min(), pieces.iter().map(|piece| piece.seconds()).max());
+            prop_assert!(longest.unwrap() - shortest.unwrap() <= 1);
         }
+    }
+
+    #[test]
+    fn windows_are_told_in_utc() {
+        let window = Window::new(0, 86_399).unwrap();
+        assert_eq!(
+            window.to_string(),
+            "1970-01-01T00:00:00Z … 1970-01-01T23:59:59Z"
+        );
+        assert_eq!(rfc3339(i64::MAX), i64::MAX.to_string());
     }
 }

@@ -16,35 +16,10 @@ pub mod figures;
 pub mod pass;
 pub mod sketch;
 pub mod slot;
+pub mod subject;
 pub mod verdict;
+
+pub use subject::Subject;
 
 /// So many samples make a baseline; with fewer the next level is used.
 pub const ENOUGH_SAMPLES: i64 = 30;
-
-/// What a baseline is of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Subject {
-    /// Whole traces, by service and name of their root.
-    Trace,
-    /// Single spans, by their service and name.
-    Span,
-}
-
-impl Subject {
-    /// The word that tables and messages use.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Trace => "trace",
-            Self::Span => "span",
-        }
-    }
-
-    /// The reverse of [`Self::name`].
-    pub fn from_name(name: &str) -> Option<Self> {
-        match name {
-            "trace" => Some(Self::Trace),
-            "span" => Some(Self::Span),
-            _ => None,
-        }
-    }
-}

@@ -346,8 +346,8 @@ async fn report(
     let (job, now) = (&target.job, Utc::now());
     let kept_s = submit::retention_s(job);
     let kept = retention::preview(&mut conn, &job.dataset, &job.name, kept_s, now).await?;
-    let border = kept.kept.from(now).unwrap_or(i64::MIN / 4);
-    let beyond = WindowSet::from_iter(Window::new(i64::MIN / 4, border));
+    let border = kept.kept.from(now);
+    let beyond = border.map_or_else(WindowSet::default, WindowSet::before);
     let gaps = WindowSet::from(target.requested)
         .minus(&covered)
         .minus(&plan.too_young)

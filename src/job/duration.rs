@@ -82,6 +82,18 @@ mod tests {
     }
 
     #[test]
+    fn formats_in_the_fewest_words() {
+        for (text, duration) in [
+            ("0s", Duration::ZERO),
+            ("1d 1h 1m 1s", Duration::from_secs(90_061)),
+            ("1s 500ms", Duration::from_millis(1_500)),
+            ("1500001ns", Duration::from_nanos(1_500_001)),
+        ] {
+            assert_eq!(format(duration), text);
+        }
+    }
+
+    #[test]
     fn refuses_the_rest_with_advice() {
         let said = |text| parse(text).unwrap_err().to_string();
         insta::assert_snapshot!(said("90"), @"is not a duration: `90`; add a unit, such as `s`, `m`, `h` or `d`");

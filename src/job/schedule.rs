@@ -143,7 +143,7 @@ impl Schedule {
             .find_map(|tick| first_after(timezone.from_local_datetime(&tick), after));
         // In an hour that will be repeated, times that the clocks have shown already come again.
         let repeated = match timezone.from_local_datetime(&shown) {
-            LocalResult::Ambiguous(earlier, later) if earlier == after => self
+            LocalResult::Ambiguous(earlier, later) => self
                 .ticks_after(shown - (later - earlier))
                 .take_while(|tick| *tick <= shown)
                 .find_map(|tick| first_after(timezone.from_local_datetime(&tick), after)),
@@ -306,6 +306,14 @@ mod tests {
     }
 
     #[test]
+    fn is_told_as_it_was_written() {
+        let schedule = Schedule::parse(" 15 3 * * * ", Tz::UTC, at("2026-11-22T12:00:00Z"));
+        let schedule = schedule.unwrap();
+        assert_eq!(schedule.to_string(), "15 3 * * *");
+        assert_eq!(format!("{schedule:?}"), "Schedule(\"15 3 * * *\")");
+    }
+
+    #[test]
     fn ticks_by_local_clocks() {
         let berlin = Tz::Europe__Berlin;
         assert_eq!(
@@ -364,6 +372,70 @@ mod tests {
             let shown = next.with_timezone(&timezone).naive_local();
             let just_before = shown - chrono::TimeDelta::seconds(1);
             prop_assert_eq!(schedule.ticks_after(just_before).next(), Some(shown));
+        }
+    }
+
+    /// What a crontab's fields say, asked of what the clocks show.
+    #[derive(Debug, Clone)]
+    struct Fields {
+        minutes: std::collections::BTreeSet<u32>,
+        hours: std::collections::BTreeSet<u32>,
+        weekday: Option<chrono::Weekday>,
+    }
+
+    impl Fields {
+        fn text(&self) -> String {
+            let list = |numbers: &std::collections::BTreeSet<u32>| {
+                let numbers: Vec<String> = numbers.iter().map(ToString::to_string).collect();
+                numbers.join(",")
+            };
+            let weekday = self.weekday.map_or("*".to_owned(), |day| day.to_string());
+            format!(
+                "{} {} * * {weekday}",
+                list(&self.minutes),
+                list(&self.hours)
+            )
+        }
+
+        fn tick_at(&self, shown: NaiveDateTime) -> bool {
+            use chrono::{Datelike, Timelike};
+            self.minutes.contains(&shown.minute())
+                && self.hours.contains(&shown.hour())
+                && self.weekday.is_none_or(|day| day == shown.weekday())
+        }
+    }
+
+    proptest! {
+        /// A scheduler that acts on the next tick, and is down now and then, meets each moment at which the clocks show what the schedule
+        /// says, once: also where clocks are put forward or back.
+        #[test]
+        fn whatever_the_downtime_each_tick_comes_once(
+            minutes in prop::collection::btree_set(0u32..60, 1..5), hours in prop::collection::btree_set(0u32..24, 1..12),
+            weekday in prop::option::weighted(0.2, prop::sample::select(vec![chrono::Weekday::Sun, chrono::Weekday::Mon])),
+            (timezone, change) in prop::sample::select(vec![
+                (Tz::Europe__Berlin, "2026-03-29T01:00:00Z"), (Tz::Europe__Berlin, "2026-10-25T01:00:00Z"),
+                (Tz::America__Havana, "2026-03-08T05:00:00Z"), (Tz::America__Havana, "2026-11-01T05:00:00Z"),
+                (Tz::Australia__Lord_Howe, "2026-04-04T15:00:00Z"), (Tz::Australia__Lord_Howe, "2026-10-03T15:30:00Z"),
+                (Tz::America__Sao_Paulo, "2018-11-04T03:00:00Z"), (Tz::Pacific__Apia, "2011-12-30T10:00:00Z"), (Tz::UTC, "2026-06-01T00:00:00Z"),
+            ]),
+            before_min in 0i64..2_000, downtimes_min in prop::collection::vec(1i64..400, 0..40),
+        ) {
+            let fields = Fields { minutes, hours, weekday };
+            let begin = at(change) - chrono::TimeDelta::minutes(before_min);
+            let end = begin + chrono::TimeDelta::days(3);
+            let schedule = Schedule::parse(&fields.text(), timezone, at("2011-01-01T00:00:00Z")).unwrap();
+            // Each minute of three days by the clocks on the wall.
+            let all = (1..3 * 24 * 60).map(|minute| begin + chrono::TimeDelta::minutes(minute));
+            let expected: Vec<DateTime<Utc>> = all.filter(|moment| fields.tick_at(moment.with_timezone(&timezone).naive_local())).collect();
+            let (mut met, mut acted_on, mut now) = (Vec::new(), begin, begin);
+            for downtime_min in downtimes_min.iter().chain(&[10_000]) {
+                now += chrono::TimeDelta::minutes(*downtime_min);
+                while let Some(tick) = schedule.next_after(acted_on, timezone).filter(|tick| *tick <= now && *tick < end) {
+                    met.push(tick);
+                    acted_on = tick;
+                }
+            }
+            prop_assert_eq!(met, expected, "{} in {}", fields.text(), timezone);
         }
     }
 

@@ -92,11 +92,10 @@ pub fn plan(request: &Request<'_>) -> Plan {
     let open = requested.minus(&covered);
     let in_flight = open.intersection(request.in_flight);
     let open = open.minus(&in_flight);
-    let before = |second: i64| WindowSet::from_iter(Window::new(i64::MIN / 4, second));
-    let too_young = open.minus(&before(request.settled_until));
+    let too_young = open.intersection(&WindowSet::since(request.settled_until));
     let open = open.minus(&too_young);
     let beyond_retention = request.kept_from.map_or_else(WindowSet::default, |second| {
-        open.intersection(&before(second))
+        open.intersection(&WindowSet::before(second))
     });
     let open = open.minus(&beyond_retention);
     let counted = request.sizing.map_or_else(WindowSet::default, |sizing| {
@@ -171,6 +170,47 @@ mod tests {
             prop_assert!(total <= requested.seconds());
             prop_assert!(plan.windows.iter().all(|w| w.window.start().div_euclid(window_s) == (w.window.end() - 1).div_euclid(window_s)));
             prop_assert!(plan.windows.windows(2).all(|pair| (pair[0].window > pair[1].window) == newest));
+            prop_assert_eq!(plan.to_fetch().seconds(), total);
+            // Coverage, what is in flight and what is planned are the request, less what no plan may hold.
+            let there = plan.covered.union(&plan.in_flight).union(&plan.to_fetch());
+            let outside = plan.too_young.union(&plan.beyond_retention);
+            prop_assert_eq!(there.union(&outside), WindowSet::from(requested));
+            prop_assert_eq!(&plan.covered, &covered.intersection(&requested.into()));
+            prop_assert!(plan.in_flight.minus(&in_flight).is_empty());
         }
+
+        /// Done or failed, what was planned is never planned again while it stands, and in the end nothing is left out.
+        #[test]
+        fn planning_again_plans_what_is_left(start in 0i64..200, length in 1i64..200, window_s in 1i64..40, rounds in prop::collection::vec(any::<u32>(), 1..6)) {
+            let requested = Window::new(start, start + length).unwrap();
+            let (mut covered, mut planned_s) = (WindowSet::default(), 0);
+            let again = |covered: &WindowSet, in_flight: &WindowSet| plan(&Request {
+                requested, covered, in_flight, kept_from: None, settled_until: 1_000, window_s, order: Order::OldestFirst, sizing: None,
+            });
+            for luck in rounds {
+                let planned = again(&covered, &WindowSet::default());
+                prop_assert!(planned.to_fetch().intersection(&covered).is_empty());
+                // While these are under way nothing is planned.
+                prop_assert_eq!(again(&covered, &planned.to_fetch()).windows, []);
+                for (i, piece) in planned.windows.iter().enumerate() {
+                    if luck >> (i % 32) & 1 == 1 {
+                        planned_s += piece.window.seconds();
+                        covered = covered.union(&piece.window.into());
+                    }
+                }
+            }
+            let rest = again(&covered, &WindowSet::default()).to_fetch();
+            prop_assert_eq!(planned_s + rest.seconds(), requested.seconds());
+            prop_assert_eq!(covered.union(&rest), WindowSet::from(requested));
+        }
+    }
+
+    #[test]
+    fn a_look_is_found_by_its_name() {
+        assert_eq!(Look::ALL.map(Look::name), ["fresh", "settled", "sealed"]);
+        for look in Look::ALL {
+            assert_eq!(Look::from_name(look.name()), Some(look));
+        }
+        assert_eq!(Look::from_name("glance"), None);
     }
 }

@@ -177,11 +177,14 @@ pub fn plan(rules: &Rules, tick: &Tick, state: &State) -> Vec<Planned> {
     };
     let looked_at = state.covered.at_least(Look::Fresh);
     // What was looked at is looked at again however long ago that was; what was missed has limits.
-    let caught_up_from = rules.catch_up_s.map_or(i64::MIN / 4, |s| tick.now_s - s);
-    let mut wanted = mine
-        .intersection(&from(caught_up_from))
-        .union(&mine.intersection(&looked_at));
-    wanted = wanted.intersection(&from(tick.kept_from_s.unwrap_or(i64::MIN / 4)));
+    let mut wanted = match rules.catch_up_s {
+        Some(catch_up_s) => mine.intersection(&WindowSet::since(tick.now_s - catch_up_s)),
+        None => mine.clone(),
+    }
+    .union(&mine.intersection(&looked_at));
+    if let Some(kept_from_s) = tick.kept_from_s {
+        wanted = wanted.intersection(&WindowSet::since(kept_from_s));
+    }
     let mut planned = Vec::new();
     let mut busy = state.in_flight.clone();
     for look in [Look::Sealed, Look::Settled, Look::Fresh] {
@@ -202,7 +205,7 @@ pub fn plan(rules: &Rules, tick: &Tick, state: &State) -> Vec<Planned> {
             Look::Fresh => rules.edge(tick.now_s),
         };
         let mut need = wanted
-            .intersection(&until(due))
+            .intersection(&WindowSet::before(due))
             .minus(&state.covered.at_least(look))
             .minus(&busy.at_least(look))
             .minus(state.resting.at(look));
@@ -224,14 +227,6 @@ pub fn plan(rules: &Rules, tick: &Tick, state: &State) -> Vec<Planned> {
 fn due(tick: &Tick, age_s: i64, width_s: i64, edge_s: i64) -> i64 {
     let width_s = if tick.last { edge_s } else { width_s };
     floor(tick.now_s - age_s - MARGIN_S, width_s)
-}
-
-fn until(second: i64) -> WindowSet {
-    WindowSet::from_iter(Window::new(i64::MIN / 4, second))
-}
-
-fn from(second: i64) -> WindowSet {
-    WindowSet::from_iter(Window::new(second, i64::MAX / 4))
 }
 
 /// Parts that were covered alike before: what a look adds is then the measure of one earlier look.
@@ -288,7 +283,7 @@ fn cut(
             .collect(),
         _ => {
             let edge = rules.edge(tick.now_s);
-            let live = from(edge - LIVE_WINDOWS * rules.every_s);
+            let live = WindowSet::since(edge - LIVE_WINDOWS * rules.every_s);
             let live = match look {
                 Look::Fresh => part.intersection(&live),
                 _ => WindowSet::default(),
@@ -495,5 +490,161 @@ mod tests {
             let due = set(0, rules.edge(now_s));
             prop_assert!(due.minus(&done.covered.at_least(Look::Fresh)).is_empty());
         }
+
+        /// Ticks, downtimes, windows that take long, fail, or are never heard of again: each second is brought once at each look, and in
+        /// the end all of it is sealed.
+        #[test]
+        fn whatever_the_downtime_no_second_is_lost_and_none_is_brought_twice(
+            every_s in 1i64..120, by_cron: bool, lookback_s in 60i64..400, seal_after_s in 400i64..4_000, catch_up_s in prop::option::of(500i64..3_000),
+            history in prop::collection::vec((prop_oneof![5 => 1i64..200, 1 => 1i64..6_000], any::<u64>()), 1..25), density in prop::option::of(0.0f64..5_000.0),
+        ) {
+            let rules = Rules { every_s, edge_s: if by_cron { 1 } else { every_s }, delay_s: 35, lookback_s, seal_after_s, catch_up_s };
+            let (mut state, mut open, mut now_s) = (State { density, ..State::default() }, Vec::<Planned>::new(), 0);
+            // By look, what was brought; and the seconds that were within reach of some tick.
+            let mut brought: [WindowSet; 3] = Default::default();
+            let mut within_reach = WindowSet::default();
+            let ends = [(10_000, u64::MAX), (1, u64::MAX), (1, u64::MAX)];
+            for (index, (gap_s, luck)) in history.iter().chain(&ends).enumerate() {
+                now_s += gap_s;
+                let last = index >= history.len();
+                if last {
+                    // Somebody repairs what failed.
+                    state.resting = ByLook::default();
+                }
+                let reach_s = catch_up_s.map_or(0, |s| (now_s - s).max(0));
+                within_reach = within_reach.union(&set(reach_s, rules.edge(now_s)));
+                state.in_flight = ByLook::default();
+                open.iter().for_each(|one| state.in_flight.add(one.look, &one.window.into()));
+                state.live_open = open.iter().filter(|one| one.urgency == Urgency::Live).count();
+                open.extend(plan(&rules, &Tick { last, ..tick(0, now_s) }, &state));
+                for (place, one) in std::mem::take(&mut open).into_iter().enumerate() {
+                    match luck.rotate_left(place as u32 * 2) & 3 {
+                        _ if last => {}
+                        0 => { open.push(one); continue }
+                        1 => { state.resting.add(one.look, &one.window.into()); continue }
+                        _ => {}
+                    }
+                    state.covered.add(one.look, &one.window.into());
+                    let brought = &mut brought[one.look as usize];
+                    let again = brought.intersection(&one.window.into());
+                    prop_assert!(again.is_empty(), "{again:?} at {:?}", one.look);
+                    *brought = brought.union(&one.window.into());
+                }
+            }
+            let looked_at = state.covered.at_least(Look::Fresh);
+            // What no tick could reach is left, and nothing else.
+            prop_assert!(looked_at.minus(&within_reach).is_empty());
+            let old_enough = set(0, floor(now_s - seal_after_s - MARGIN_S, rules.edge_s));
+            prop_assert!(looked_at.intersection(&old_enough).minus(state.covered.at(Look::Sealed)).is_empty());
+            if catch_up_s.is_none() {
+                prop_assert!(old_enough.minus(state.covered.at(Look::Sealed)).is_empty());
+                prop_assert!(set(0, rules.edge(now_s)).minus(&looked_at).is_empty());
+            }
+        }
+    }
+
+    #[test]
+    fn what_was_missed_is_fetched_in_windows_as_wide_as_density_allows() {
+        let width_s = |density| missed_width_s(&RULES, density);
+        // 5,000 traces a window, in whole ticks, and an hour at most.
+        assert_eq!(width_s(Some(10.0)), 495);
+        assert_eq!(width_s(Some(100.0)), 45);
+        assert_eq!(width_s(Some(5_000.0)), 15);
+        assert_eq!(width_s(Some(0.1)), 3_600);
+        assert_eq!(width_s(Some(0.0)), 3_600);
+        assert_eq!(width_s(None), 300);
+    }
+
+    #[test]
+    fn a_polls_numbers_are_those_of_its_job() {
+        use std::time::Duration;
+        let seconds = Duration::from_secs;
+        let poll = |ticks| Poll {
+            ticks,
+            delay: seconds(30),
+            lookback: seconds(120),
+            lookback_max: seconds(600),
+            seal_after: seconds(1_800),
+            catch_up: Some(seconds(86_400)),
+        };
+        let every = poll(Ticks::Every(seconds(15)));
+        let rules = Rules::new(&every, None, 15);
+        let expected = Rules {
+            every_s: 15,
+            edge_s: 15,
+            delay_s: 32,
+            lookback_s: 120,
+            seal_after_s: 1_800,
+            catch_up_s: Some(86_400),
+        };
+        assert_eq!(rules, expected);
+        assert_eq!(
+            (rules.settled_width_s(), rules.sealed_width_s()),
+            (120, 1_800)
+        );
+        assert_eq!(rules.edge(1_000), 960);
+        for (widened_s, lookback_s) in [(60, 120), (300, 300), (9_999, 600)] {
+            assert_eq!(
+                Rules::new(&every, Some(widened_s), 15).lookback_s,
+                lookback_s
+            );
+        }
+        let now = chrono::DateTime::UNIX_EPOCH;
+        let hourly = crate::job::Schedule::parse("@hourly", chrono_tz::UTC, now).unwrap();
+        let cron = Rules::new(&poll(Ticks::Schedule(hourly)), None, 7_200);
+        assert_eq!((cron.every_s, cron.edge_s), (3_600, 1));
+        assert_eq!(
+            (cron.settled_width_s(), cron.sealed_width_s()),
+            (3_600, 3_600)
+        );
+        let slow = Rules {
+            seal_after_s: 90_000,
+            ..rules
+        };
+        assert_eq!(slow.sealed_width_s(), 3_600);
+    }
+
+    #[test]
+    fn live_windows_go_first_and_few_of_them_are_open() {
+        let mut state = State::default();
+        // Two live windows, of a tick each, ending at the edge; older ones were missed.
+        let planned = plan(&RULES, &tick(0, 100), &state);
+        let live: Vec<(i64, i64)> = planned
+            .iter()
+            .filter(|one| one.urgency == Urgency::Live)
+            .map(|one| (one.window.start(), one.window.end()))
+            .collect();
+        assert_eq!(live, [(45, 60), (30, 45)]);
+        let missed = planned.iter().filter(|one| one.urgency == Urgency::Behind);
+        assert_eq!(
+            missed.map(|one| one.window).collect::<WindowSet>(),
+            set(0, 30)
+        );
+        // While three are open more may come, with four none.
+        state.live_open = 3;
+        assert_eq!(plan(&RULES, &tick(0, 100), &state), planned);
+        state.live_open = 4;
+        assert_eq!(plan(&RULES, &tick(0, 100), &state), []);
+        // A settled look is due two seconds late, and waits for a fresh one that is under way.
+        state.covered.add(Look::Fresh, &set(0, 120));
+        assert_eq!(plan(&RULES, &tick(0, 241), &state), []);
+        let settled = plan(&RULES, &tick(0, 242), &state);
+        assert_eq!(
+            settled
+                .iter()
+                .map(|one| (one.window, one.look, one.urgency))
+                .collect::<Vec<_>>(),
+            [(
+                Window::new(0, 120).unwrap(),
+                Look::Settled,
+                Urgency::Settling
+            )]
+        );
+        state.in_flight.add(Look::Fresh, &set(60, 120));
+        let settled = plan(&RULES, &tick(0, 242), &state);
+        assert_eq!(
+            settled.iter().map(|one| one.window).collect::<WindowSet>(),
+            set(0, 60)
+        );
     }
 }

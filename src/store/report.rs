@@ -4,7 +4,10 @@ use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 
 use super::{Look, runs::Kind, window_of};
-use crate::window::{Window, WindowSet};
+use crate::{
+    gaps::Failed,
+    window::{Window, WindowSet},
+};
 
 /// A dataset at a glance.
 #[derive(Debug, Clone)]
@@ -224,23 +227,6 @@ pub async fn later_looks(
     )
     .fetch_all(conn)
     .await
-}
-
-/// A window that rests as failed.
-#[derive(Debug, Clone)]
-pub struct Failed {
-    /// Its span.
-    pub window: Window,
-    /// What its being done would have counted as.
-    pub look: Look,
-    /// The class of its error.
-    pub class: String,
-    /// Its error.
-    pub error: String,
-    /// Attempts that failed.
-    pub attempts: i32,
-    /// When it was given up.
-    pub at: DateTime<Utc>,
 }
 
 /// Failed windows of a dataset, the latest first.

@@ -22,7 +22,7 @@ pub enum Standing {
 /// poll has yet to look at again, or a backfill will collect later, are not due.
 pub fn asked_for(ledger: &Ledger) -> WindowSet {
     let old = (ledger.now - YOUNG_S).div_euclid(HOUR_S) * HOUR_S;
-    let old = WindowSet::from_iter(Window::new(i64::MIN / 4, old));
+    let old = WindowSet::before(old);
     let young = ledger.gaps().into_iter().filter(is_young);
     let young = young.flat_map(|gap| {
         let hours = gap.window.cut_at_edges(HOUR_S).into_iter();
