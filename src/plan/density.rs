@@ -140,8 +140,10 @@ impl Sizing {
                 };
                 if pieces.iter().all(fits) {
                     let filled = self.fill(stretch);
-                    // Whole seconds may fit badly.
-                    return if self.requests(&filled) < pieces.len() as u64 {
+                    // Whole seconds may fit badly; windows that are to be fetched at once are no fewer for that.
+                    return if filled.len() as u64 >= at_once
+                        && self.requests(&filled) < pieces.len() as u64
+                    {
                         filled
                     } else {
                         pieces
@@ -364,6 +366,136 @@ mod tests {
         }
     }
 
+    proptest! {
+        #[test]
+        fn counts_of_parts_add_up(start in 0i64..60, lengths in prop::collection::vec(1i64..40, 1..6), step_s in 1i64..20, counts in prop::collection::vec(0u64..300, 0..20)) {
+            let histogram = every(step_s, &counts);
+            let whole = window(start, start + lengths.iter().sum::<i64>());
+            let mut from = start;
+            let mut parts = 0.0;
+            for length in &lengths {
+                let part = window(from, from + length);
+                // A second holds its share of the step that it lies in.
+                let share = |second: i64| counts.get((second / step_s) as usize).map_or(0.0, |&n| n as f64 / step_s as f64);
+                let expected: f64 = (part.start()..part.end()).map(share).sum();
+                prop_assert!((histogram.count_in(part) as f64 - expected).abs() <= 1.5 + length.div_euclid(step_s) as f64 * 0.5);
+                parts += expected;
+                from += length;
+            }
+            prop_assert!((histogram.count_in(whole) as f64 - parts).abs() <= 3.0);
+        }
+
+        /// Windows by count take no more requests than windows that are each filled as far as may be.
+        #[test]
+        fn even_windows_cost_no_more_than_full_ones(
+            step_s in 1i64..20, counts in prop::collection::vec(0u64..300, 1..120), budget in 300u64..5_000, mean in 0.0f64..0.5, in_bands: bool,
+        ) {
+            let band_budget = in_bands.then_some(budget * 9 / 10);
+            let sizing = Sizing { mean_duration_s: mean, band_budget, ..sizing(every(step_s, &counts), budget) };
+            let stretch = window(0, step_s * counts.len() as i64);
+            let (cut, full) = (sizing.cut(stretch), sizing.fill(stretch));
+            prop_assert!(sizing.requests(&cut) <= sizing.requests(&full));
+            // A window that could have taken the next second or step as well is none that is full.
+            if band_budget.is_none() && mean == 0.0 {
+                for pair in full.windows(2) {
+                    let next = window(pair[1].window.start(), (pair[1].window.start() + step_s).min(stretch.end()));
+                    prop_assert!(pair[0].expected.unwrap() + sizing.histogram.count_in(next) > budget);
+                }
+            }
+        }
+
+        /// As many windows as are needed, or as may be asked for at once if there is enough for each; all about as full.
+        #[test]
+        fn even_windows_are_as_many_as_are_wanted(rate in 1u64..50, seconds in 200i64..2_000, budget in 1_000u64..20_000, at_once in 1u64..8, worth in 500u64..5_000) {
+            let total = rate * seconds as u64;
+            let wanted = total.div_ceil(budget).max(at_once.min(total / worth)).max(1);
+            prop_assume!(wanted <= 16 && wanted * rate * 4 < budget);
+            let sizing = Sizing { at_once, worth_a_window: worth, ..sizing(every(1, &vec![rate; seconds as usize]), budget) };
+            let pieces = sizing.cut(window(0, seconds));
+            let number = pieces.len() as u64;
+            prop_assert!(number == wanted || number == wanted + 1, "{number}, not {wanted}");
+            let held = || pieces.iter().filter_map(|piece| piece.expected);
+            prop_assert_eq!(held().sum::<u64>(), total);
+            prop_assert!(held().max().unwrap() - held().min().unwrap() <= (number + 2) * rate, "{pieces:?}");
+        }
+
+        /// The seconds that are fetched in bands bring more new traces a request than whole seconds could, and hardly less than any others.
+        #[test]
+        fn bands_are_worth_it(rate in 50u64..900, budget in 500u64..1_500, mean in prop_oneof![Just(0.0), 0.0f64..1.0]) {
+            let band = budget * 9 / 10;
+            let sizing = Sizing { mean_duration_s: mean, band_budget: Some(band), ..sizing(every(1, &[rate; 100]), budget) };
+            let reaching = (rate as f64 * mean).ceil() as u64;
+            prop_assert_eq!(sizing.reaching_into(window(10, 20)), reaching);
+            let plain = (1..=60).map(|seconds| seconds * rate).take_while(|new| new + reaching <= budget).last().unwrap_or(0) as f64;
+            let in_bands = |seconds: u64| {
+                let bands = (seconds * rate + reaching).div_ceil(band);
+                (bands, (seconds * rate) as f64 / bands as f64)
+            };
+            let over = |seconds: &u64| seconds * rate + reaching > budget && (2..=MOST_BANDS).contains(&in_bands(*seconds).0);
+            let best = (1..=60).filter(over).map(|seconds| in_bands(seconds).1).fold(0.0, f64::max);
+            match sizing.in_bands(10, window(0, 100)) {
+                Some(piece) => {
+                    let seconds = piece.window.seconds() as u64;
+                    prop_assert_eq!((piece.window.start(), piece.expected), (10, Some(seconds * rate + reaching)));
+                    let (_, a_request) = in_bands(seconds);
+                    prop_assert!(seconds > 1 && over(&seconds));
+                    prop_assert!(a_request > plain * WORTH_BANDS && plain < FULL_ENOUGH * budget as f64);
+                    prop_assert!(a_request * WORTH_A_BAND * 1.000_001 >= best);
+                }
+                None => {
+                    let one_second_is_best = over(&1) && in_bands(1).1 * WORTH_A_BAND * 1.000_001 >= best;
+                    prop_assert!(plain >= FULL_ENOUGH * budget as f64 || best <= plain * WORTH_BANDS * WORTH_A_BAND || one_second_is_best);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_over_full_costs_a_request_for_each_band() {
+        let mut sizing = sizing(Histogram::default(), 100);
+        let piece = |expected| Piece {
+            window: window(0, 10),
+            expected,
+        };
+        let pieces = [
+            piece(None),
+            piece(Some(100)),
+            piece(Some(101)),
+            piece(Some(181)),
+        ];
+        assert_eq!(sizing.requests(&pieces), 4);
+        sizing.band_budget = Some(90);
+        assert_eq!(sizing.requests(&pieces), 1 + 1 + 2 + 3);
+        assert_eq!(sizing.requests(&[]), 0);
+    }
+
+    #[test]
+    fn what_reaches_into_a_window_is_judged_by_the_seconds_at_its_start() {
+        let mut sizing = sizing(every(1, &[5, 7, 2, 100]), 1_000);
+        sizing.mean_duration_s = 0.5;
+        let reaching = |start, end| sizing.reaching_into(window(start, end));
+        assert_eq!(reaching(0, 1), 3);
+        assert_eq!(reaching(1, 3), 4);
+        assert_eq!(reaching(2, 3), 4);
+        assert_eq!(reaching(9, 10), 0);
+    }
+
+    #[test]
+    fn seconds_without_counts_beside_each_other_are_not_put_into_bands() {
+        let mut counts = vec![350; 30];
+        let mut sizing = sizing(every(1, &counts), 970);
+        sizing.band_budget = Some(900);
+        let piece = sizing.in_bands(0, window(0, 30)).unwrap();
+        assert_eq!((piece.window, piece.expected), (window(0, 5), Some(1_750)));
+        // After a hole nothing is known, and three seconds are not worth it.
+        counts[3] = 0;
+        sizing.histogram = every(1, &counts);
+        assert_eq!(sizing.in_bands(0, window(0, 30)), None);
+        // And in coarser steps nothing is known of single seconds.
+        sizing.histogram = every(2, &[700; 15]);
+        assert_eq!(sizing.in_bands(0, window(0, 30)), None);
+    }
+
     #[test]
     fn sparse_hours_are_fetched_together_and_dense_ones_are_cut() {
         let mut counts = vec![10; 24];
@@ -391,7 +523,10 @@ mod tests {
 
     #[test]
     fn where_whole_seconds_fit_badly_a_few_are_fetched_in_bands() {
-        for (rate, mean) in (100..400).flat_map(|rate| [0.0, 0.1, 0.25, 1.0].map(|m| (rate, m))) {
+        for (rate, mean) in (100..400)
+            .step_by(7)
+            .flat_map(|rate| [0.0, 0.1, 0.25, 1.0].map(|m| (rate, m)))
+        {
             let mut sizing = sizing(every(1, &[rate; 600]), 970);
             (sizing.mean_duration_s, sizing.band_budget) = (mean, Some(900));
             let pieces = sizing.cut(window(0, 600));
