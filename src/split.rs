@@ -217,7 +217,7 @@ impl Band {
         let by_sample = inside
             .get(index)
             .map(|&duration| duration / 1_000_000 * 1_000_000)
-            .filter(|&to| to > self.from_ns && self.to_ns.is_none_or(|old| to < old));
+            .filter(|&to| to > self.from_ns);
         let to_ns = by_sample.or_else(|| match self.to_ns {
             Some(to) => Some(self.from_ns + (to - self.from_ns) / 2),
             // All that is known lies in the first millisecond: the rest begins a millisecond on.
@@ -261,7 +261,7 @@ impl Band {
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
+    use proptest::{prelude::*, test_runner::TestCaseError};
 
     use super::*;
     use crate::plan::density::Step;
@@ -311,6 +311,188 @@ mod tests {
             }
             prop_assert_eq!(band.to_ns, Some(band.from_ns + 1));
         }
+    }
+
+    const MS: u64 = 1_000_000;
+
+    fn counted(start: i64, counts: &[u64]) -> Histogram {
+        let steps = (start..).zip(counts);
+        let steps = steps.map(|(start, &count)| Step {
+            start,
+            seconds: 1,
+            count,
+        });
+        Histogram {
+            steps: steps.collect(),
+        }
+    }
+
+    /// The fewest pieces that leave so great a share of the ceiling to each, two at least.
+    fn fewest(expected: f64, share: f64, ceiling: u32) -> usize {
+        let room = share * f64::from(ceiling);
+        let mut pieces =
+            (2..).skip_while(|&pieces| f64::from(pieces) * room < expected * 0.999_999_999);
+        pieces.next().unwrap() as usize
+    }
+
+    proptest! {
+        #[test]
+        fn estimates_cut_into_as_few_pieces_as_will_do(length in 3_000i64..9_000, rate in 0.1f64..300.0, limit in 100u32..2_000, most_s in 10i64..3_000) {
+            let whole = window(0, length);
+            let expected = rate * length as f64;
+            let density = Density::PerSecond(rate);
+            let Decision::Pieces(pieces) = over_limit(&OverLimit { window: whole, limit, ceiling: limit, density: &density }) else {
+                return Err(TestCaseError::fail("not cut"));
+            };
+            // An answer was over the limit: there are more than that, whatever is estimated.
+            let wanted = expected.max(f64::from(limit) * 1.2);
+            let most = usize::try_from(length.min(MOST_PIECES)).unwrap();
+            prop_assert_eq!(pieces.len(), fewest(wanted, 0.6, limit).min(most));
+            match over_full(whole, limit, &density) {
+                Some(pieces) => prop_assert_eq!(pieces.len(), fewest(expected, 0.6, limit).min(most)),
+                None => prop_assert!(expected <= f64::from(limit)),
+            }
+            let pieces = counted_evenly(whole, expected as u64, limit.into());
+            prop_assert_eq!(pieces.len(), fewest(expected.floor(), 0.8, limit).min(most));
+            let pieces = too_long(whole, most_s);
+            prop_assert!(pieces.iter().all(|piece| piece.window.seconds() <= most_s));
+            prop_assert!(pieces.len() == 2 || (pieces.len() as i64 - 1) * most_s < length);
+            prop_assert_eq!(pieces.iter().map(|piece| piece.window.seconds()).sum::<i64>(), length);
+            prop_assert_eq!(evenly(whole, most_s).len() as i64, most_s.max(2));
+        }
+
+        #[test]
+        fn counted_pieces_leave_room_for_what_a_count_does_not_see(counts in prop::collection::vec(0u64..500, 2..60), limit in 700u32..5_000) {
+            let whole = window(0, counts.len() as i64);
+            let histogram = counted(0, &counts);
+            let total: u64 = counts.iter().sum();
+            let cut = over_full(whole, limit, &Density::Counted(histogram.clone()));
+            prop_assert_eq!(cut.is_some(), total >= limit.into());
+            for piece in cut.into_iter().flatten() {
+                prop_assert_eq!(piece.expected, Some(histogram.count_in(piece.window)));
+                prop_assert!(piece.expected <= Some(u64::from(limit) * 8 / 10), "{piece:?}");
+            }
+        }
+
+        /// Below the border of the lower part lies no more than the share asked for, and a millisecond further on more.
+        #[test]
+        fn a_lower_part_keeps_the_share_asked_for(
+            from_ns in prop_oneof![Just(0u64), 0u64..40 * MS, (0u64..40).prop_map(|ms| ms * MS)],
+            length_ns in prop::option::of(prop_oneof![1u64..30 * MS, (1u64..30).prop_map(|ms| ms * MS)]),
+            sample_ms in prop_oneof![3 => prop::collection::vec(0u64..60, 0..40), 1 => prop::collection::vec(Just(u64::MAX), 1..5)],
+            keep in 0.05f64..0.9,
+        ) {
+            // Now and then all are in the band's first millisecond.
+            let sample_ms: Vec<u64> = sample_ms.into_iter().map(|ms: u64| if ms == u64::MAX { from_ns / MS } else { ms }).collect();
+            let band = Band { from_ns, to_ns: length_ns.map(|length| from_ns + length) };
+            let sample: Vec<u64> = sample_ms.iter().map(|ms| ms * MS).collect();
+            // Durations are cut off to the millisecond: one that begins in the first may be inside.
+            let inside: Vec<u64> = sample.iter().copied().filter(|&d| d / MS >= from_ns / MS && band.to_ns.is_none_or(|to| d < to)).collect();
+            let below = |border: u64| inside.iter().filter(|&&d| d < border).count();
+            let kept = (inside.len() as f64 * keep) as usize;
+            let by_sample = (0..70).map(|ms| ms * MS).find(|&border| {
+                border > from_ns && band.to_ns.is_none_or(|to| border < to) && below(border) <= kept && below(border + MS) > kept
+            });
+            let expected = by_sample.or(match band.to_ns {
+                // Nothing to go by: half of it, unless it cannot be halved.
+                Some(to) => Some(from_ns + (to - from_ns) / 2).filter(|&border| border > from_ns),
+                None if inside.is_empty() => Some((2 * from_ns).max(MS)),
+                None => Some((from_ns / MS + 1) * MS),
+            });
+            let part = band.lower_part(&sample, keep);
+            prop_assert_eq!(part, expected.map(|to| Band { from_ns, to_ns: Some(to) }));
+
+            let Some(Band { to_ns: Some(lower), .. }) = part else { return Ok(()) };
+            let count = |to: u64| sample.iter().filter(|&&d| d >= from_ns && d < to && band.to_ns.is_none_or(|end| d < end)).count() as f64;
+            let (wanted, further) = (keep * count(u64::MAX), lower + MS);
+            let is_nearer = count(further) - wanted < wanted - count(lower);
+            let may_be = count(further) <= wanted * 1.05 && band.to_ns.is_none_or(|to| further < to);
+            let share = if is_nearer && may_be { further } else { lower };
+            prop_assert_eq!(band.lower_share(&sample, keep), Some(Band { from_ns, to_ns: Some(share) }));
+        }
+    }
+
+    #[test]
+    fn a_lower_share_ends_at_the_nearer_millisecond_inside_the_band() {
+        let border = |to_ms: Option<u64>, by_ms: &[usize], keep| {
+            let sample = by_ms.iter().enumerate();
+            let sample = sample.flat_map(|(ms, &times)| vec![ms as u64 * MS; times]);
+            let band = Band {
+                from_ns: 0,
+                to_ns: to_ms.map(|ms| ms * MS),
+            };
+            let part = band.lower_share(&sample.collect::<Vec<u64>>(), keep);
+            part.unwrap().to_ns.unwrap() / MS
+        };
+        // 50 lie below the first millisecond and 53 below the second; 50.5 are wanted.
+        assert_eq!(border(None, &[50, 3, 47], 0.505), 1);
+        // Of 500 and 503 the latter is nearer to 501.9.
+        assert_eq!(border(None, &[500, 3, 497], 0.501_9), 2);
+        // It would be nearer here, but is the band's own end.
+        assert_eq!(border(Some(2), &[1, 10], 0.96), 1);
+        assert_eq!(border(Some(3), &[1, 10], 0.96), 2);
+    }
+
+    #[test]
+    fn as_much_is_asked_for_as_is_likely_to_do() {
+        let unknown = Density::Unknown;
+        let of_count = |count| Density::Counted(counted(0, &[count]));
+        let per_second = Density::PerSecond(10.0);
+        let cut = None;
+        for (seconds, limit, density, expected) in [
+            // A count, a little more than twice; a rate, twice; without either ten times as many as before.
+            (3_600, 10_000, &of_count(44_444), Some(99_999)),
+            (3_600, 10_000, &of_count(44_445), cut),
+            (4_000, 10_000, &per_second, Some(80_000)),
+            (5_000, 10_000, &per_second, Some(100_000)),
+            (5_001, 10_000, &per_second, cut),
+            (3_600, 9_999, &unknown, Some(99_990)),
+            (3_600, 10_001, &unknown, cut),
+            // An estimate below what was seen is none: twice that.
+            (3_600, 10_000, &of_count(100), Some(20_000)),
+            (3_600, 50_000, &of_count(100), Some(100_000)),
+            (3_600, 50_001, &of_count(100), cut),
+            (10, 10_000, &per_second, Some(20_000)),
+            // All that may be asked for, for one second.
+            (1, 49_999, &unknown, Some(100_000)),
+            (2, 49_999, &unknown, cut),
+            (1, 50_000, &unknown, cut),
+            (1, 100_000, &unknown, cut),
+        ] {
+            let over = OverLimit {
+                window: window(0, seconds),
+                limit,
+                ceiling: 100_000,
+                density,
+            };
+            match over_limit(&over) {
+                Decision::AskAgain { limit } => assert_eq!(Some(limit), expected, "{over:?}"),
+                Decision::Pieces(_) => assert!(expected.is_none() && seconds > 1, "{over:?}"),
+                Decision::Bands => assert!(expected.is_none() && seconds == 1, "{over:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn what_was_counted_is_cut_where_the_traces_are() {
+        let histogram = counted(0, &[700, 0, 0, 0, 0, 0, 0, 0, 0, 700]);
+        let density = Density::Counted(histogram);
+        assert_eq!(density.of(window(5, 10)), Some(700));
+        assert_eq!(Density::PerSecond(9.0).of(window(5, 10)), None);
+        assert_eq!(Density::Unknown.of(window(5, 10)), None);
+        let (before, after) = (window(0, 1), window(1, 10));
+        let expected = Some(700);
+        let pieces = [before, after].map(|window| Piece { window, expected });
+        let cut = over_full(window(0, 10), 1_000, &density);
+        assert_eq!(cut.as_deref(), Some(&pieces[..]));
+        // One second is not cut by time, and nothing unknown before it was asked for.
+        assert_eq!(over_full(window(9, 10), 600, &density), None);
+        assert_eq!(over_full(window(0, 10), 600, &Density::Unknown), None);
+        let per_second = Density::PerSecond(10.0);
+        assert_eq!(over_full(window(0, 100), 1_000, &per_second), None);
+        assert!(over_full(window(0, 101), 1_000, &per_second).is_some());
+        assert_eq!(too_long(window(0, 100), 25).len(), 4);
+        assert_eq!(too_long(window(0, 101), 25).len(), 5);
     }
 
     #[test]
