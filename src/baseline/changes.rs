@@ -364,6 +364,93 @@ mod tests {
     }
 
     #[test]
+    fn a_cell_that_lacks_what_was_taken_away_is_unsound() {
+        let buckets = Sketch::default();
+        let cell = |samples, judged, errors, durations: &[(u64, i64)]| {
+            let mut counts = Counts::default();
+            durations
+                .iter()
+                .for_each(|(us, times)| counts.add(buckets.bucket(*us), *times));
+            Cell {
+                samples,
+                judged,
+                errors,
+                durations: counts,
+                ..Cell::default()
+            }
+        };
+        assert!(cell(0, 0, 0, &[]).is_sound());
+        assert!(cell(3, 2, 1, &[(5, 3)]).is_sound());
+        for (samples, judged, errors, durations) in [
+            (-1, 0, 0, &[(5, -1)][..]),
+            (3, 4, 0, &[(5, 3)]),
+            (3, -1, 0, &[(5, 3)]),
+            (3, 2, 3, &[(5, 3)]),
+            (3, 2, -1, &[(5, 3)]),
+            (3, 2, 1, &[(5, 4), (6, -1)]),
+            (3, 2, 1, &[(5, 2)]),
+        ] {
+            let cell = cell(samples, judged, errors, durations);
+            assert!(!cell.is_sound(), "{cell:?}");
+        }
+    }
+
+    #[test]
+    fn bounds_are_lost_with_the_first_or_the_last() {
+        let cell = |gone: &[i64]| Cell {
+            bounds: Some((10, 20)),
+            gone: gone.to_vec(),
+            ..Cell::default()
+        };
+        assert!(!cell(&[]).has_lost_its_bounds());
+        assert!(!cell(&[11, 19]).has_lost_its_bounds());
+        assert!(cell(&[11, 10]).has_lost_its_bounds());
+        assert!(cell(&[20]).has_lost_its_bounds());
+        assert_eq!(widest(Some((1, 5)), Some((-2, 3))), Some((-2, 5)));
+        assert_eq!(widest(None, Some((-2, 3))), Some((-2, 3)));
+        assert_eq!(widest(Some((1, 5)), None), Some((1, 5)));
+        assert_eq!(widest(None, None), None);
+    }
+
+    #[test]
+    fn notes_keep_what_they_were_given() {
+        let sample = |subject, start_ns| Sample {
+            subject,
+            service: Some("a".into()),
+            operation: Some("b".into()),
+            start_ns,
+            duration_ns: 3_000,
+            failed: Some(true),
+        };
+        let mut changes = Changes::default();
+        assert!(changes.is_empty());
+        changes.add(&sample(Subject::Trace, 5));
+        changes.add(&sample(Subject::Trace, 7));
+        changes.add(&sample(Subject::Span, 5));
+        changes.remove(&sample(Subject::Span, 9));
+        assert!(!changes.is_empty());
+        let mut read = Changes::default();
+        read.absorb(&changes.encode()).unwrap();
+        let cells = read.into_cells();
+        assert_eq!(cells, changes.into_cells());
+        let bounds = cells.values().map(|cell| (cell.bounds, cell.gone.clone()));
+        let mut bounds: Vec<_> = bounds.collect();
+        bounds.sort();
+        assert_eq!(bounds, [(Some((5, 5)), vec![9]), (Some((5, 7)), vec![])]);
+        // One that moved in time is somewhere else; one that stayed is where it was.
+        let mut moved = Changes::default();
+        moved.replace(&sample(Subject::Trace, 5), &sample(Subject::Trace, 6));
+        assert_eq!(moved.cells.values().next().unwrap().gone, [5]);
+        let mut longer = sample(Subject::Trace, 5);
+        longer.duration_ns = 9_000_000;
+        let mut stayed = Changes::default();
+        stayed.replace(&sample(Subject::Trace, 5), &longer);
+        let cell = stayed.cells.values().next().unwrap();
+        assert_eq!((cell.samples, cell.judged, cell.errors), (0, 0, 0));
+        assert!(cell.gone.is_empty() && cell.bounds.is_none());
+    }
+
+    #[test]
     fn what_has_no_root_counts_when_it_gets_one() {
         let whole = Sample {
             subject: Subject::Trace,

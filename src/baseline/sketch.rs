@@ -274,6 +274,20 @@ mod tests {
     }
 
     #[test]
+    fn a_cleared_sketch_is_empty_and_taking_away_what_is_not_there_is_unsound() {
+        let mut sketch = sketch(&[10, 20]);
+        sketch.clear();
+        assert_eq!((sketch.samples(), sketch.rank(10)), (0, None));
+        let mut counts = counts(&[10]);
+        assert!(counts.is_sound());
+        counts.add(11, -1);
+        assert!(!counts.is_sound());
+        assert_eq!(counts.total(), 0);
+        counts.add(11, 1);
+        assert!(counts.is_sound());
+    }
+
+    #[test]
     fn ranks_are_shares_of_what_is_shorter() {
         let sketch = sketch(&[10, 20, 20, 30]);
         assert_eq!(sketch.rank(5), Some(0.0));

@@ -194,7 +194,38 @@ mod tests {
         assert_eq!(slot("2026-03-29T01:00:00Z", "Europe/Berlin"), "weekend 03h");
     }
 
+    #[test]
+    fn levels_and_slots_have_their_words() {
+        let levels = [Level::Hour, Level::DayType, Level::Everything];
+        assert_eq!(levels.map(Level::name), ["hour", "day type", "everything"]);
+        let slots = [48, 49, 50].map(|number| Slot::from_number(number).unwrap());
+        let words = slots.map(|slot| (slot.to_string(), slot.level(), slot.hour()));
+        let expected = [
+            ("weekdays", Level::DayType),
+            ("weekends", Level::DayType),
+            ("everything", Level::Everything),
+        ];
+        assert_eq!(
+            words,
+            expected.map(|(word, level)| (word.to_owned(), level, None))
+        );
+        assert_eq!(Slot::from_number(51), None);
+        assert_eq!(Slot::from_number(-1), None);
+        assert_eq!(Slot::hours().count(), Slot::HOURS);
+        assert!(Slot::hours().all(|slot| slot.level() == Level::Hour));
+        let [weekdays, weekends, _] = slots;
+        assert!(!weekdays.contains(Slot::hour_of(DayType::Weekend, 0)));
+        assert!(!weekends.contains(Slot::hour_of(DayType::Weekday, 23)));
+        assert!(!Slot::hour_of(DayType::Weekday, 1).contains(Slot::hour_of(DayType::Weekday, 2)));
+    }
+
     proptest! {
+        #[test]
+        fn an_instant_lies_in_the_quarter_that_has_begun(ns in any::<i64>()) {
+            let begins = i128::from(quarter_of(ns)) * 15 * 60 * 1_000_000_000;
+            prop_assert!((begins..begins + 900_000_000_000).contains(&i128::from(ns)));
+        }
+
         #[test]
         fn a_quarter_lies_in_one_hour_of_any_timezone(
             quarter in 1_700_000i64..2_200_000, into_s in 0..QUARTER_S, zone in prop::sample::select(chrono_tz::TZ_VARIANTS.to_vec())

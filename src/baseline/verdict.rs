@@ -147,6 +147,50 @@ mod tests {
         assert_eq!(judge(&usual.0, &usual.1, 7_900, 1).answer, Answer::Slow);
     }
 
+    /// What is far out by rank alone, or by distance alone, is normal.
+    #[test]
+    fn both_signs_are_needed() {
+        assert_eq!(
+            [Answer::Normal, Answer::Slow, Answer::Fast].map(Answer::name),
+            ["normal", "slow", "fast"]
+        );
+        // Half of them within a second, the rest anywhere up to an hour: beyond all of them it is slow, and not before.
+        let wide = baseline((0..200).map(|n| {
+            if n < 120 {
+                1_000_000 + n
+            } else {
+                40_000_000 * (n - 119)
+            }
+        }));
+        assert_eq!(answer(&wide, 2_000_000_000), Answer::Normal);
+        assert_eq!(answer(&wide, 3_300_000_000), Answer::Slow);
+        assert_eq!(answer(&wide, 999_000), Answer::Normal);
+        // Nobody was ever so fast, but by less than can be told.
+        let narrow = baseline((0..200).map(|_| 1_000_000));
+        for (us, expected) in [(995_000, Answer::Normal), (970_000, Answer::Fast)] {
+            assert_eq!(answer(&narrow, us), expected, "{us}");
+        }
+        // Deviations are reckoned as twice the error of a median at least: 7,812 us here.
+        let verdict = judge(&narrow.0, &narrow.1, 1_100_000, 1);
+        assert!((12.0..13.5).contains(&verdict.deviations), "{verdict:?}");
+        // Three deviations, exactly, are none too many, and one in a hundred is on neither side.
+        let alike = baseline((0..100).map(|_| 100));
+        for (us, resolution_us, deviations) in [(3_100, 1_000, 3.0), (70, 10, -3.0)] {
+            let verdict = judge(&alike.0, &alike.1, us, resolution_us);
+            assert_eq!(
+                (verdict.answer, verdict.deviations),
+                (Answer::Normal, deviations)
+            );
+        }
+        let long = baseline((0..100).map(|n| if n < 98 { 1_000 } else { 1_000_000 }));
+        assert_eq!(answer(&long, 1_000_000), Answer::Normal);
+        let short = baseline((0..100).map(|n| if n < 98 { 1_000_000 } else { 1_000 }));
+        assert_eq!(answer(&short, 1_000), Answer::Normal);
+        let even = baseline((0..100).map(|n| 1_000 * (n + 1)));
+        let shortest = judge(&even.0, &even.1, 1_000, 1);
+        assert_eq!((shortest.answer, shortest.rank), (Answer::Normal, 0.005));
+    }
+
     #[test]
     fn the_narrowest_with_enough_is_used() {
         let figures = |samples| Figures {

@@ -63,7 +63,7 @@ impl Failure {
 }
 
 /// The parts of a refused answer that its meaning is read from.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub struct Refusal<'a> {
     /// HTTP status.
     pub status: u16,
@@ -161,6 +161,117 @@ mod tests {
             credentials_sent: false,
         }
         .class()
+    }
+
+    #[test]
+    fn each_refusal_says_what_to_do() {
+        let refusal = Refusal {
+            status: 401,
+            html: false,
+            text: "",
+            location: None,
+            tenant_sent: false,
+            credentials_sent: true,
+        };
+        let rejected = "it does not accept these credentials or this tenant";
+        let no_api = "there is no Tempo API at this address";
+        for (refusal, hint) in [
+            (
+                Refusal {
+                    text: "no org id",
+                    ..refusal
+                },
+                "set `tenant` in the source",
+            ),
+            (
+                Refusal {
+                    text: "no org id",
+                    tenant_sent: true,
+                    ..refusal
+                },
+                rejected,
+            ),
+            (
+                Refusal {
+                    credentials_sent: false,
+                    ..refusal
+                },
+                "set `basic_auth` or `bearer_token`",
+            ),
+            (
+                Refusal {
+                    credentials_sent: false,
+                    status: 403,
+                    ..refusal
+                },
+                rejected,
+            ),
+            (Refusal { ..refusal }, rejected),
+            (
+                Refusal {
+                    status: 404,
+                    ..refusal
+                },
+                no_api,
+            ),
+            (
+                Refusal {
+                    status: 405,
+                    ..refusal
+                },
+                no_api,
+            ),
+            (
+                Refusal {
+                    html: true,
+                    text: "<html>",
+                    ..refusal
+                },
+                "check `url` and the credentials",
+            ),
+            (
+                Refusal {
+                    location: Some("https://login"),
+                    status: 302,
+                    ..refusal
+                },
+                "Set `url` to Tempo's own address",
+            ),
+        ] {
+            let message = refusal.message();
+            assert!(message.contains(hint), "{refusal:?}: {message}");
+        }
+        // Beyond that the server's own words have to do.
+        let said = |status, html, text| {
+            Refusal {
+                status,
+                html,
+                text,
+                ..refusal
+            }
+            .message()
+        };
+        assert_eq!(
+            said(400, false, "parse error"),
+            "Tempo answered 400 and said `parse error`"
+        );
+        assert_eq!(
+            said(500, false, ""),
+            "Tempo answered 500 and said nothing more"
+        );
+        assert_eq!(
+            said(500, true, "<html>"),
+            "Tempo answered 500 and said an HTML page"
+        );
+        // A page may have any status below that.
+        assert!(said(499, true, "<html>").contains("something in front of Tempo"));
+    }
+
+    #[test]
+    fn what_cannot_be_printed_is_replaced() {
+        let failure = Failure::of_answer(Class::Passing, 502, "bad\n\0\u{1b}[31m");
+        assert_eq!(failure.to_string(), "bad\u{fffd}\u{fffd}\u{fffd}[31m");
+        assert_eq!((failure.class, failure.status), (Class::Passing, Some(502)));
     }
 
     #[test]

@@ -187,20 +187,43 @@ mod tests {
             learned("range specified by start and end exceeds 1m30.5s. x"),
             Some(Learned::MaxDuration(90))
         );
+        for (text, seconds) in [
+            ("1h", Some(3_600)),
+            ("300ms2s", Some(2)),
+            ("0s", None),
+            ("9", None),
+            ("5d", None),
+            ("99999999999999999999s", None),
+        ] {
+            let text = format!("range specified by start and end exceeds {text}");
+            assert_eq!(learned(&text), seconds.map(Learned::MaxDuration), "{text}");
+        }
     }
 
     #[test]
     fn a_limit_survives_the_ledger() {
-        for limit in [
-            Learned::MaxResultLimit(5),
-            Learned::MaxDuration(6),
-            Learned::MaxSpansPerSpanSet(7),
-            Learned::MetricsMaxDuration(8),
+        let mut limits = Limits::default();
+        assert_eq!(limits.known(), []);
+        let mut learned = Vec::new();
+        for (limit, words) in [
+            (Learned::MaxResultLimit(5), "at most 5 traces a search"),
+            (Learned::MaxDuration(604_860), "at most 7days 1m a search"),
+            (
+                Learned::MaxSpansPerSpanSet(7),
+                "at most 7 spans per span set",
+            ),
+            (Learned::MetricsMaxDuration(8), "at most 8s a metrics query"),
         ] {
             assert_eq!(
                 Learned::from_parts(limit.name(), limit.value()),
                 Some(limit)
             );
+            assert_eq!(limit.to_string(), words);
+            limits.learn(limit);
+            learned.push(limit);
+            assert_eq!(limits.known(), learned);
         }
+        assert_eq!(Learned::from_parts("max_bytes", 1), None);
+        assert_eq!(Learned::from_parts("max_result_limit", -1), None);
     }
 }

@@ -386,6 +386,8 @@ fn number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -398,6 +400,154 @@ mod tests {
         for wrong in ["", "xyz", "+1", "123456789012345678901234567890123"] {
             assert_eq!(parse_trace_id(wrong), None, "{wrong}");
         }
+    }
+
+    #[test]
+    fn the_format_is_what_the_answer_calls_itself() {
+        for (content_type, format) in [
+            ("application/protobuf", Some(Format::Protobuf)),
+            ("application/x-protobuf", Some(Format::Protobuf)),
+            ("application/json; charset=utf-8", Some(Format::Json)),
+            ("text/html", None),
+            ("", None),
+        ] {
+            assert_eq!(Format::of(content_type), format, "{content_type}");
+        }
+        assert_eq!(
+            [Format::Protobuf, Format::Json].map(Format::name),
+            ["protobuf", "JSON"]
+        );
+    }
+
+    /// A trace as a search tells it, written by other means than it is read.
+    fn traces() -> impl Strategy<Value = Vec<messages::TraceSearchMetadata>> {
+        let root = prop_oneof![Just(ROOT_NOT_RECEIVED.to_owned()), "[a-c]{0,2}"];
+        let stats =
+            (0u32..9, 0u32..9).prop_map(|(span_count, error_count)| messages::ServiceStats {
+                span_count,
+                error_count,
+            });
+        let one = (
+            any::<u128>(),
+            root,
+            "[a-c]{0,2}",
+            any::<u64>(),
+            any::<u32>(),
+            prop::collection::btree_map("[a-c]{1,2}", stats, 0..4),
+        );
+        let one = one.prop_map(
+            |(
+                id,
+                root_service_name,
+                root_trace_name,
+                start_time_unix_nano,
+                duration_ms,
+                service_stats,
+            )| {
+                messages::TraceSearchMetadata {
+                    trace_id: format!("{id:x}"),
+                    root_service_name,
+                    root_trace_name,
+                    start_time_unix_nano,
+                    duration_ms,
+                    service_stats,
+                    ..Default::default()
+                }
+            },
+        );
+        prop::collection::vec(one, 0..4)
+    }
+
+    fn as_json(answer: &messages::SearchResponse) -> Bytes {
+        let traces = answer.traces.iter().map(|trace| {
+            let stats = trace.service_stats.iter();
+            let stats: serde_json::Map<_, _> = stats
+                .map(|(service, stats)| (service.clone(), serde_json::json!({ "spanCount": stats.span_count, "errorCount": stats.error_count })))
+                .collect();
+            serde_json::json!({
+                "traceID": trace.trace_id, "rootServiceName": trace.root_service_name, "rootTraceName": trace.root_trace_name,
+                "startTimeUnixNano": trace.start_time_unix_nano.to_string(), "durationMs": trace.duration_ms, "serviceStats": stats,
+            })
+        });
+        let metrics = answer.metrics.unwrap();
+        let metrics = serde_json::json!({
+            "inspectedBytes": metrics.inspected_bytes.to_string(), "completedJobs": metrics.completed_jobs, "totalJobs": metrics.total_jobs,
+        });
+        let traces: Vec<_> = traces.collect();
+        serde_json::json!({ "traces": traces, "metrics": metrics })
+            .to_string()
+            .into()
+    }
+
+    proptest! {
+        #[test]
+        fn answers_are_read_as_they_were_sent(traces in traces(), inspected_bytes: u64, completed_jobs in 0u32..4, total_jobs in 0u32..4) {
+            let metrics = messages::SearchMetrics { inspected_bytes, completed_jobs, total_jobs, ..Default::default() };
+            let answer = messages::SearchResponse { traces, metrics: Some(metrics) };
+            for (format, body) in [(Format::Protobuf, answer.encode_to_vec().into()), (Format::Json, as_json(&answer))] {
+                let read = decode_search(format, body).unwrap();
+                prop_assert_eq!((read.inspected_bytes, read.completed_jobs, read.total_jobs), (inspected_bytes, completed_jobs, total_jobs));
+                prop_assert_eq!(read.stopped_early(), completed_jobs < total_jobs);
+                prop_assert!(read.spans.is_none());
+                prop_assert_eq!(read.traces.len(), answer.traces.len());
+                for (read, sent) in read.traces.iter().zip(&answer.traces) {
+                    prop_assert_eq!(format!("{:x}", u128::from_be_bytes(read.trace_id)), sent.trace_id.as_str());
+                    prop_assert_eq!(read.start_ns, i64::try_from(sent.start_time_unix_nano).unwrap_or(i64::MAX));
+                    prop_assert_eq!(read.duration_ms, sent.duration_ms);
+                    let end_ns = i128::from(read.start_ns) + i128::from(sent.duration_ms) * 1_000_000;
+                    prop_assert_eq!(i128::from(read.end_ns()), end_ns.min(i64::MAX.into()));
+                    // No root is known while Tempo says so, or says nothing at all.
+                    let (service, name) = (sent.root_service_name.as_str(), sent.root_trace_name.as_str());
+                    let known = service != ROOT_NOT_RECEIVED && (service, name) != ("", "");
+                    prop_assert_eq!(read.root_service.as_deref(), known.then_some(service));
+                    prop_assert_eq!(read.root_name.as_deref(), (known && !name.is_empty()).then_some(name));
+                    let services = sent.service_stats.iter();
+                    let services: Vec<_> = services.map(|(service, stats)| {
+                        (Arc::from(service.as_str()), ServiceCounts { spans: stats.span_count, errors: stats.error_count })
+                    }).collect();
+                    prop_assert_eq!(read.services.as_deref().unwrap_or_default(), services.as_slice());
+                    prop_assert_eq!(read.services.is_some(), !services.is_empty());
+                }
+            }
+        }
+
+        #[test]
+        fn of_a_service_that_comes_twice_the_greater_counts(all in prop::collection::vec(("[a-c]", 0u32..9, 0u32..9), 0..8)) {
+            let counts = |spans, errors| ServiceCounts { spans, errors };
+            let merged = by_service(all.iter().map(|(service, spans, errors)| (Arc::from(service.as_str()), counts(*spans, *errors))).collect());
+            let mut expected = BTreeMap::<&str, ServiceCounts>::new();
+            for (service, spans, errors) in &all {
+                let kept = expected.entry(service).or_insert(counts(0, 0));
+                *kept = counts(kept.spans.max(*spans), kept.errors.max(*errors));
+            }
+            let expected: Vec<_> = expected.into_iter().map(|(service, counts)| (Arc::from(service), counts)).collect();
+            prop_assert_eq!(&*merged, expected.as_slice());
+        }
+    }
+
+    #[test]
+    fn an_average_is_that_of_what_was_measured() {
+        let average = |values: &str| {
+            let body = format!(r#"{{"series":[{{"samples":[{values}]}}]}}"#);
+            decode_average(body.as_bytes()).unwrap()
+        };
+        let sample = |value: &str| format!(r#"{{"timestampMs":"1","value":{value}}}"#);
+        assert_eq!(
+            average(&[sample("1"), sample("2.5"), sample("0"), sample("-3")].join(",")),
+            Some(1.75)
+        );
+        assert_eq!(average(&sample("0")), None);
+        assert_eq!(average(""), None);
+        assert_eq!(decode_average(b"{}").unwrap(), None);
+    }
+
+    #[test]
+    fn what_is_no_trace_id_is_named() {
+        let longest = "f".repeat(32);
+        assert_eq!(parse_trace_id(&longest), Some([0xff; 16]));
+        let body = br#"{"traces":[{"traceID":"no ID"}],"metrics":{}}"#;
+        let error = decode_search(Format::Json, Bytes::from_static(body)).unwrap_err();
+        assert!(matches!(error, DecodeError::TraceId(text) if text == "no ID"));
     }
 
     #[test]

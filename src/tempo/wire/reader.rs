@@ -111,6 +111,48 @@ mod tests {
     use crate::tempo::wire::messages::{KeyValue, Span};
 
     #[test]
+    fn each_kind_of_value_is_read_as_itself() {
+        // 1: varint 300, 2: eight bytes, 3: four bytes, 4: two bytes, 16: varint 0.
+        let message = [
+            &[0x08, 0xac, 0x02][..],
+            &[0x11, 1, 0, 0, 0, 0, 0, 0, 0x80],
+            &[0x1d, 9, 9, 9, 9],
+            &[0x22, 2, 7, 8],
+            &[0x80, 0x01, 0],
+        ];
+        let message = message.concat();
+        let fields: Vec<_> = Fields::of(&message).map(Result::unwrap).collect();
+        assert_eq!(
+            fields,
+            [
+                (1, Value::Varint(300)),
+                (2, Value::Fixed64(0x8000_0000_0000_0001)),
+                (3, Value::Fixed32),
+                (4, Value::Bytes(&[7, 8])),
+                (16, Value::Varint(0)),
+            ]
+        );
+        let numbers: Vec<_> = fields.iter().map(|(_, value)| value.number()).collect();
+        assert_eq!(
+            numbers,
+            [
+                Ok(300),
+                Ok(0x8000_0000_0000_0001),
+                Err(Malformed),
+                Err(Malformed),
+                Ok(0)
+            ]
+        );
+        assert_eq!(fields[3].1.bytes(), Ok(&[7, 8][..]));
+        assert_eq!(fields[0].1.bytes(), Err(Malformed));
+        // A field without a number, a group, and a number that does not end.
+        for wrong in [&[0x00, 1][..], &[0x0b], &[0xff; 11]] {
+            assert_eq!(Fields::of(wrong).next(), Some(Err(Malformed)), "{wrong:?}");
+            assert_eq!(Fields::of(wrong).count(), 1);
+        }
+    }
+
+    #[test]
     fn reads_what_was_written_and_nothing_cut_off() {
         let span = Span {
             span_id: "x".to_owned(),

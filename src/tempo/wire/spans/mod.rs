@@ -10,6 +10,8 @@ use super::{DecodeError, Format, SearchBody, lean::Names};
 
 mod json;
 mod protobuf;
+#[cfg(test)]
+mod tests;
 
 /// How Tempo writes that there is nothing.
 const NIL: &[u8] = b"nil";
