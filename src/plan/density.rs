@@ -419,35 +419,93 @@ mod tests {
             prop_assert!(held().max().unwrap() - held().min().unwrap() <= (number + 2) * rate, "{pieces:?}");
         }
 
-        /// The seconds that are fetched in bands bring more new traces a request than whole seconds could, and hardly less than any others.
         #[test]
-        fn bands_are_worth_it(rate in 50u64..900, budget in 500u64..1_500, mean in prop_oneof![Just(0.0), 0.0f64..1.0]) {
-            let band = budget * 9 / 10;
-            let sizing = Sizing { mean_duration_s: mean, band_budget: Some(band), ..sizing(every(1, &[rate; 100]), budget) };
-            let reaching = (rate as f64 * mean).ceil() as u64;
-            prop_assert_eq!(sizing.reaching_into(window(10, 20)), reaching);
-            let plain = (1..=60).map(|seconds| seconds * rate).take_while(|new| new + reaching <= budget).last().unwrap_or(0) as f64;
-            let in_bands = |seconds: u64| {
-                let bands = (seconds * rate + reaching).div_ceil(band);
-                (bands, (seconds * rate) as f64 / bands as f64)
-            };
-            let over = |seconds: &u64| seconds * rate + reaching > budget && (2..=MOST_BANDS).contains(&in_bands(*seconds).0);
-            let best = (1..=60).filter(over).map(|seconds| in_bands(seconds).1).fold(0.0, f64::max);
-            match sizing.in_bands(10, window(0, 100)) {
-                Some(piece) => {
-                    let seconds = piece.window.seconds() as u64;
-                    prop_assert_eq!((piece.window.start(), piece.expected), (10, Some(seconds * rate + reaching)));
-                    let (_, a_request) = in_bands(seconds);
-                    prop_assert!(seconds > 1 && over(&seconds));
-                    prop_assert!(a_request > plain * WORTH_BANDS && plain < FULL_ENOUGH * budget as f64);
-                    prop_assert!(a_request * WORTH_A_BAND * 1.000_001 >= best);
-                }
-                None => {
-                    let one_second_is_best = over(&1) && in_bands(1).1 * WORTH_A_BAND * 1.000_001 >= best;
-                    prop_assert!(plain >= FULL_ENOUGH * budget as f64 || best <= plain * WORTH_BANDS * WORTH_A_BAND || one_second_is_best);
-                }
+        fn bands_are_worth_it_whatever_the_budget(rate in 50u64..900, budget in 500u64..1_500, mean in 0.0f64..1.0) {
+            bands_are_worth_it(rate, budget, mean);
+        }
+    }
+
+    /// The seconds that are fetched in bands bring more new traces a request than whole seconds could, and hardly less than any others.
+    fn bands_are_worth_it(rate: u64, budget: u64, mean: f64) {
+        let band = budget * 9 / 10;
+        let sizing = Sizing {
+            mean_duration_s: mean,
+            band_budget: Some(band),
+            ..sizing(every(1, &[rate; 100]), budget)
+        };
+        let reaching = (rate as f64 * mean).ceil() as u64;
+        assert_eq!(sizing.reaching_into(window(10, 20)), reaching);
+        let plain = (1..=60)
+            .map(|seconds| seconds * rate)
+            .take_while(|new| new + reaching <= budget)
+            .last()
+            .unwrap_or(0) as f64;
+        let in_bands = |seconds: u64| {
+            let bands = (seconds * rate + reaching).div_ceil(band);
+            (bands, (seconds * rate) as f64 / bands as f64)
+        };
+        let over = |seconds: &u64| {
+            seconds * rate + reaching > budget && (2..=MOST_BANDS).contains(&in_bands(*seconds).0)
+        };
+        // The fewer seconds, the better: more have to bring 2 % more.
+        let best = (1..=60).filter(over).fold(None, |best, seconds| {
+            let (_, a_request) = in_bands(seconds);
+            match best {
+                Some((_, most)) if a_request <= most * 1.02 => best,
+                _ => Some((seconds, a_request)),
+            }
+        });
+        // One second is a window of its own; others are to bring 8 % more than whole seconds, where these leave a fifth of the room.
+        let expected = best.filter(|&(seconds, a_request)| {
+            plain < 0.8 * budget as f64 && seconds > 1 && a_request > plain * 1.08
+        });
+        let found = sizing.in_bands(10, window(0, 100));
+        let seconds = found.map(|piece| piece.window.seconds() as u64);
+        assert_eq!(
+            seconds,
+            expected.map(|(seconds, _)| seconds),
+            "{rate}/s, {mean} s, {budget}"
+        );
+        if let (Some(piece), Some(seconds)) = (found, seconds) {
+            assert_eq!(piece.window.start(), 10);
+            assert_eq!(piece.expected, Some(seconds * rate + reaching));
+        }
+    }
+
+    #[test]
+    fn bands_are_worth_it_at_any_rate() {
+        for rate in (50..900).step_by(3) {
+            for mean in [0.0, 0.1, 0.25, 1.0] {
+                bands_are_worth_it(rate, 970, mean);
             }
         }
+    }
+
+    #[test]
+    fn even_windows_end_at_the_nearest_step_and_none_is_empty() {
+        let at_once = |histogram, at_once| Sizing {
+            at_once,
+            worth_a_window: 1,
+            ..sizing(histogram, 1_000)
+        };
+        let two = at_once(every(1, &[10; 5]), 2).cut(window(0, 5));
+        assert_eq!(two[0].window, window(0, 2));
+        let mut counts = vec![0; 100];
+        (counts[50], counts[60]) = (100, 1);
+        let sparse = at_once(every(1, &counts), 4).cut(window(0, 100));
+        assert!(
+            sparse.iter().all(|piece| piece.expected > Some(0)),
+            "{sparse:?}"
+        );
+    }
+
+    #[test]
+    fn full_windows_are_filled_to_the_last_trace() {
+        let mut sizing = sizing(every(1, &[100; 200]), 1_000);
+        assert_eq!(sizing.cut(window(0, 200)).len(), 20);
+        // However many reach into one, it brings a quarter of what it may hold.
+        sizing.mean_duration_s = 20.0;
+        assert_eq!(sizing.cut(window(0, 200)).len(), 100);
     }
 
     #[test]

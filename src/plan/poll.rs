@@ -544,6 +544,19 @@ mod tests {
     }
 
     #[test]
+    fn looks_add_up_from_the_earliest_on() {
+        let by_look = ByLook::from([set(0, 9), set(2, 4), set(3, 5)]);
+        assert_eq!(
+            Look::ALL.map(|look| by_look.at(look).clone()),
+            [set(0, 9), set(2, 4), set(3, 5)]
+        );
+        assert_eq!(
+            Look::ALL.map(|look| by_look.at_least(look)),
+            [set(0, 9), set(2, 5), set(3, 5)]
+        );
+    }
+
+    #[test]
     fn what_was_missed_is_fetched_in_windows_as_wide_as_density_allows() {
         let width_s = |density| missed_width_s(&RULES, density);
         // 5,000 traces a window, in whole ticks, and an hour at most.

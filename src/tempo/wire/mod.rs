@@ -152,7 +152,7 @@ impl From<Malformed> for DecodeError {
 
 /// A trace ID as Tempo prints it: hex without leading zeros.
 pub fn parse_trace_id(text: &str) -> Option<[u8; 16]> {
-    if text.is_empty() || text.len() > 32 || !text.bytes().all(|b| b.is_ascii_hexdigit()) {
+    if text.len() > 32 || !text.bytes().all(|b| b.is_ascii_hexdigit()) {
         return None;
     }
     u128::from_str_radix(text, 16).ok().map(u128::to_be_bytes)

@@ -371,7 +371,7 @@ fn parent(id: [u8; 8]) -> Option<[u8; 8]> {
 /// A span ID as Tempo prints it: 16 hex digits.
 fn parse_span_id(hex: &[u8]) -> Option<[u8; 8]> {
     let text = std::str::from_utf8(hex).ok()?;
-    if text.is_empty() || text.len() > 16 || !text.bytes().all(|b| b.is_ascii_hexdigit()) {
+    if text.len() > 16 || !text.bytes().all(|b| b.is_ascii_hexdigit()) {
         return None;
     }
     u64::from_str_radix(text, 16).ok().map(u64::to_be_bytes)

@@ -203,9 +203,12 @@ fn value() -> impl Strategy<Value = Value> {
         any::<i64>().prop_map(Value::Int),
         double.prop_map(Value::Double),
     ];
-    one.prop_recursive(6, 12, 3, |inner| {
+    let mixed = one.prop_recursive(3, 12, 3, |inner| {
         prop::collection::vec(inner, 0..3).prop_map(Value::List)
-    })
+    });
+    let within = |value, _| Value::List(vec![value]);
+    let deep = (0..8).prop_map(move |depth| (0..depth).fold(Value::Bool(true), within));
+    prop_oneof![4 => mixed, 1 => deep]
 }
 
 fn some(keys: &'static [&'static str]) -> impl Strategy<Value = Vec<(String, Value)>> {
