@@ -40,3 +40,4 @@ mod torture;
 mod upgrades;
 mod verify;
 mod versions;
+mod window_states;
