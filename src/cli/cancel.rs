@@ -30,7 +30,7 @@ pub(super) struct Args {
 
 /// Runs the command.
 pub(super) async fn run(args: Args) -> anyhow::Result<Exit> {
-    let database = Database::open(&args.database, Otherwise::Refuse, 2).await?;
+    let database = Database::open(&args.database, Otherwise::LookOnly, 2).await?;
     let outcome = cancel(&database, &args).await;
     database.close().await;
     outcome

@@ -31,6 +31,8 @@ pub(super) enum Otherwise {
     Local,
     /// Nothing: a variable that was lost must not start an empty database on a server's ephemeral disk.
     Refuse,
+    /// Nothing, and `--local` creates none: there would be nothing in it to look at or to steer.
+    LookOnly,
 }
 
 /// An open database.
@@ -55,8 +57,13 @@ pub(super) async fn locate(
         Some(url) if !args.local => {
             Ok((options_of(&url)?, None))
         }
-        None if !args.local && otherwise == Otherwise::Refuse => Err(UsageError(
+        None if !args.local && otherwise != Otherwise::Local => Err(UsageError(
             "DATABASE_URL is not set: set it to postgres://USER:PASSWORD@HOST:5432/DATABASE, or say --local for the private PostgreSQL in .tempo-harvest/"
+                .to_owned(),
+        )
+        .into()),
+        _ if otherwise == Otherwise::LookOnly && !exists(args)? => Err(UsageError(
+            "there is no private PostgreSQL here: neither this folder nor one above has a .tempo-harvest/; `tempo-harvest run FILE` makes one"
                 .to_owned(),
         )
         .into()),

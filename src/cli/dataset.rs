@@ -38,7 +38,7 @@ pub(super) async fn run(command: Command) -> anyhow::Result<Exit> {
         Command::Rm(args) => (args, true),
         Command::Reset(args) => (args, false),
     };
-    let database = Database::open(&args.database, Otherwise::Refuse, 2).await?;
+    let database = Database::open(&args.database, Otherwise::LookOnly, 2).await?;
     let outcome = delete(&database, &args, definition).await;
     database.close().await;
     outcome

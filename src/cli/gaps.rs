@@ -29,7 +29,7 @@ pub(super) struct Args {
 
 /// Runs the command.
 pub(super) async fn run(args: Args) -> anyhow::Result<Exit> {
-    let database = Database::open(&args.database, Otherwise::Refuse, 2).await?;
+    let database = Database::open(&args.database, Otherwise::LookOnly, 2).await?;
     let statuses = async {
         let mut conn = database.pool.acquire().await?;
         status::datasets(&mut conn, args.name.as_deref(), Utc::now()).await

@@ -47,7 +47,7 @@ struct Json<'a> {
 
 /// Runs the command.
 pub(super) async fn run(args: Args) -> anyhow::Result<Exit> {
-    let database = Database::open(&args.database, Otherwise::Refuse, 2).await?;
+    let database = Database::open(&args.database, Otherwise::LookOnly, 2).await?;
     let outcome = prune(&database, &args).await;
     database.close().await;
     outcome

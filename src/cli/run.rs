@@ -444,7 +444,18 @@ impl Report {
         let local = if local { " --local" } else { "" };
         let file = target.job.file.display();
         match self.outcome {
-            "complete" | "already complete" | "nothing to collect" => {}
+            "complete" | "already complete" | "nothing to collect" => {
+                // The last whole windows end here: somebody may miss what came since.
+                let left_out_s = Utc::now().timestamp() - target.requested.end();
+                if self.too_young.is_empty()
+                    && (target.settle_s..target.settle_s + target.window_s).contains(&left_out_s)
+                {
+                    eprintln!(
+                        "{job}: what is younger than {to} is left out, because Tempo may still be moving it about: a later run brings it, \
+                         and `work` with a [poll] keeps up"
+                    );
+                }
+            }
             "interrupted" => eprintln!(
                 "{job}: stopped; what is left stays on the queue. To go on: tempo-harvest run {file} (with the same options)"
             ),

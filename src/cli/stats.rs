@@ -58,7 +58,7 @@ struct Json<'a> {
 pub(super) async fn run(args: Args) -> anyhow::Result<Exit> {
     let now = Utc::now();
     let within = within(&args, now)?;
-    let database = Database::open(&args.database, Otherwise::Refuse, 2).await?;
+    let database = Database::open(&args.database, Otherwise::LookOnly, 2).await?;
     let read = async {
         let mut conn = database.pool.acquire().await?;
         let statistics = stats::of(&mut conn, args.name.as_deref(), within).await?;

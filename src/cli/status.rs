@@ -88,7 +88,7 @@ struct PaceJson {
 
 /// Runs the command.
 pub(super) async fn run(args: Args) -> anyhow::Result<Exit> {
-    let database = Database::open(&args.database, Otherwise::Refuse, 2).await?;
+    let database = Database::open(&args.database, Otherwise::LookOnly, 2).await?;
     let statuses = async {
         let mut conn = database.pool.acquire().await?;
         let now = Utc::now();

@@ -74,7 +74,7 @@ pub(super) struct Args {
 
 /// Runs the command.
 pub(super) async fn run(args: Args) -> anyhow::Result<Exit> {
-    let database = Database::open(&args.database, Otherwise::Refuse, CONNECTIONS).await?;
+    let database = Database::open(&args.database, Otherwise::LookOnly, CONNECTIONS).await?;
     // What keeps the pace of requests writes, and so do verdicts.
     database.must_be_writable().await?;
     let outcome = tokio::select! {

@@ -374,7 +374,7 @@ impl Harvester {
                 );
                 if silent && failed > 1 && self.client.note_silent(true) {
                     let source = &self.client.source().name;
-                    tracing::warn!(source, error = %failure, "the source fails; its windows wait and are tried again");
+                    tracing::warn!(source, error = %failure, "the source fails; its windows wait and are tried again, and `tempo-harvest doctor FILE` says what is wrong");
                 }
                 tracing::info!(dataset, %window, attempt = failed, wait_ms = wait.as_millis(), error = %failure, "attempt failed; trying again");
             }

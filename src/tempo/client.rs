@@ -25,7 +25,7 @@ use super::{
     gate::{Alone, Gate, Pace, Urgency},
     limits::{Learned, Limits},
     secrets::Secrets,
-    setup::{SetupError, chain, default_headers, is_loopback, with_tls},
+    setup::{SetupError, chain, default_headers, is_loopback, root, with_tls},
     wire::{self, Format, SearchBody, spans::Wanted},
 };
 use crate::{
@@ -556,15 +556,23 @@ impl Client {
             )
         };
         let error = error.without_url();
+        // What the layers in between say of a connection that is not made only hides why.
+        let why = match error.is_connect() {
+            true => root(&error),
+            false => chain(&error),
+        };
+        let why = match why.contains("InvalidContentType") {
+            true => format!(
+                "{why}: this is no TLS; if it speaks plain HTTP there, write `http://` in `url`"
+            ),
+            false => why,
+        };
         let hint = container::hint(
             self.source.url.host_str().unwrap_or_default(),
             &error,
             container::is_inside(),
         );
-        Failure::new(
-            class,
-            self.scrub(&format!("{what}: {}{hint}", chain(&error))),
-        )
+        Failure::new(class, self.scrub(&format!("{what}: {why}{hint}")))
     }
 
     /// A server may say back what it was sent: none of it is a secret afterwards.

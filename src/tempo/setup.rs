@@ -136,6 +136,15 @@ pub(super) fn chain(error: &dyn std::error::Error) -> String {
     parts.join(": ")
 }
 
+/// What an error comes from, without the layers above it.
+pub(super) fn root(error: &dyn std::error::Error) -> String {
+    let mut error = error;
+    while let Some(inner) = error.source() {
+        error = inner;
+    }
+    error.to_string()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

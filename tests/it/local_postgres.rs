@@ -42,6 +42,19 @@ async fn stopping_leaves_nothing_running_and_the_data_survive() {
 }
 
 #[tokio::test]
+async fn looking_creates_none() {
+    let folder = tempfile::tempdir().unwrap();
+    for command in [["status", "--local"], ["gaps", "--local"]] {
+        let said = crate::support::harvest::start_in(folder.path(), &command, &[]);
+        let said = said.end().await.expect(2);
+        insta::allow_duplicates! {
+            insta::assert_snapshot!(said.stderr, @"error: there is no private PostgreSQL here: neither this folder nor one above has a .tempo-harvest/; `tempo-harvest run FILE` makes one");
+        }
+    }
+    assert!(!folder.path().join(FOLDER_NAME).exists());
+}
+
+#[tokio::test]
 async fn only_its_owner_can_reach_it() {
     let place = Place::new();
     let server = place.start().await;

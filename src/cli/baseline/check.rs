@@ -64,7 +64,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<Exit> {
     let us = job::parse_duration(&args.duration)
         .map_err(|error| UsageError(format!("DURATION {error}")))
         .map(|duration| u64::try_from(duration.as_micros()).unwrap_or(u64::MAX))?;
-    let database = Database::open(&args.database, Otherwise::Refuse, 2).await?;
+    let database = Database::open(&args.database, Otherwise::LookOnly, 2).await?;
     let checked = check(&database, &args, at, us).await;
     database.close().await;
     let (known, hour, checked) = checked?;

@@ -156,7 +156,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<Exit> {
     if let Some(Action::Check(args)) = args.action {
         return check::run(args).await;
     }
-    let database = Database::open(&args.database, Otherwise::Refuse, 2).await?;
+    let database = Database::open(&args.database, Otherwise::LookOnly, 2).await?;
     let known = all(&database, &args).await;
     database.close().await;
     let known = known?;
