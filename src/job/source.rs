@@ -394,7 +394,7 @@ const API_PATHS: [&str; 6] = [
 /// The text is shown only where it cannot hold a password or a token.
 pub(super) fn read_url(text: &str) -> Result<Url, (String, String)> {
     const EXAMPLE: &str = "write for example `http://localhost:3200`";
-    let shown = if text.contains(['@', '?']) {
+    let shown = if text.contains(['@', '?', '#']) {
         String::new()
     } else {
         format!(": {}", quoted(text))
