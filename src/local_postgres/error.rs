@@ -29,6 +29,12 @@ pub enum Error {
         /// Our own.
         us: u32,
     },
+    /// Everybody may write to the folder, and could have prepared it.
+    #[error(
+        "everybody may write to `{}`, server programs and passwords included: if all that is in it is your own, `chmod 700` it",
+        .0.display()
+    )]
+    OpenFolder(PathBuf),
     /// No usable PostgreSQL, and none could be downloaded.
     #[error(
         "found no PostgreSQL server programs (`initdb` and `postgres`, version 14 or newer){}{}\n\

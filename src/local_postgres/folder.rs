@@ -3,10 +3,10 @@
 //! The cluster itself is `server`'s, and where it lies is `account`'s.
 
 use std::ffi::OsStr;
-use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use secrecy::{ExposeSecret, SecretString};
@@ -58,17 +58,34 @@ impl Folder {
         Ok(folder)
     }
 
-    /// An existing folder, which must be ours.
+    /// An existing folder, which must be ours, and which nobody else may write to.
     pub(super) fn open(path: &Path) -> Result<Self, Error> {
+        let us = rustix::process::geteuid().as_raw();
+        // A link that somebody else made leads to a folder of ours that was never meant.
+        let itself = fs::symlink_metadata(path).map_err(io_error("looking at", path))?;
+        if itself.uid() != us {
+            return Err(Error::ForeignFolder {
+                path: path.to_owned(),
+                owner: itself.uid(),
+                us,
+            });
+        }
         let path = fs::canonicalize(path).map_err(io_error("finding the folder", path))?;
         let metadata = fs::metadata(&path).map_err(io_error("looking at", &path))?;
-        let us = rustix::process::geteuid().as_raw();
         if metadata.uid() != us {
             return Err(Error::ForeignFolder {
                 path,
                 owner: metadata.uid(),
                 us,
             });
+        }
+        if metadata.mode() & 0o002 != 0 {
+            return Err(Error::OpenFolder(path));
+        }
+        if metadata.mode() & 0o020 != 0 {
+            // A umask that lets the group write; nobody of it has reason to.
+            let closed = Permissions::from_mode(metadata.mode() & 0o7755);
+            fs::set_permissions(&path, closed).map_err(io_error("setting the rights of", &path))?;
         }
         Ok(Self { path })
     }

@@ -11,6 +11,7 @@ use std::process::{Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 use std::{env, future};
 
+use rustix::fs::OFlags;
 use rustix::process::{Pid, Signal, kill_process};
 use secrecy::{ExposeSecret, SecretString};
 use tokio::process::{Child, Command as AsyncCommand};
@@ -104,7 +105,12 @@ pub(super) async fn make_cluster(
     append(&unfinished.join("postgresql.conf"), CONFIGURATION)?;
     // Truncated, not made anew: it stays the account's.
     let authentication = unfinished.join("pg_hba.conf");
-    fs::write(&authentication, AUTHENTICATION).map_err(io_error("writing", &authentication))?;
+    open_ours(
+        &authentication,
+        fs::OpenOptions::new().write(true).truncate(true),
+    )
+    .and_then(|mut file| file.write_all(AUTHENTICATION.as_bytes()))
+    .map_err(io_error("writing", &authentication))?;
     fs::rename(&unfinished, &data).map_err(io_error("naming", &data))
 }
 
@@ -329,10 +335,15 @@ fn write_private(path: &Path, text: &str) -> Result<(), Error> {
         .map_err(io_error("writing", path))
 }
 
+/// Opens a file in the account's folder. As root we may write anywhere, and that account, which other services may share, must not
+/// lead us there with a link.
+fn open_ours(path: &Path, options: &mut fs::OpenOptions) -> io::Result<File> {
+    let no_links = i32::try_from(OFlags::NOFOLLOW.bits()).unwrap_or_default();
+    options.custom_flags(no_links).open(path)
+}
+
 fn append(path: &Path, text: &str) -> Result<(), Error> {
-    fs::OpenOptions::new()
-        .append(true)
-        .open(path)
+    open_ours(path, fs::OpenOptions::new().append(true))
         .and_then(|mut file| file.write_all(text.as_bytes()))
         .map_err(io_error("writing", path))
 }

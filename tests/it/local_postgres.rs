@@ -568,3 +568,148 @@ fn the_folder_is_found_upward_and_never_one_of_others() {
         assert_eq!(find_folder(&deep).unwrap(), place.folder());
     }
 }
+
+/// Tried, not computed: another account lists, reads and connects to nothing. Only root can become another account.
+#[tokio::test]
+async fn another_account_reaches_nothing_of_it() {
+    if !geteuid().is_root() {
+        return;
+    }
+    let place = Place::new();
+    let server = place.start().await;
+    let folder = place.folder();
+    let sockets = socket_folder(&server);
+    let other = |program: &Path, arguments: &[&Path]| {
+        Command::new(program)
+            .args(arguments)
+            .env("LC_ALL", "C")
+            .env("PGPASSWORD", "whatever")
+            .current_dir("/")
+            // An account that nothing belongs to; the standard library drops root's groups with it.
+            .uid(54_321)
+            .gid(54_321)
+            .output()
+            .unwrap()
+    };
+    let (list, read) = (Path::new("/bin/ls"), Path::new("/bin/cat"));
+    let psql = server.binaries().join("psql");
+    let attempts = [
+        (list, folder.clone()),
+        (list, place.data()),
+        (list, sockets.clone()),
+        (read, folder.join("password")),
+        (read, folder.join("postgres.log")),
+        (read, folder.join("socket-folder")),
+        (read, place.data().join("PG_VERSION")),
+        (read, place.data().join("pg_hba.conf")),
+    ];
+    for (program, path) in attempts {
+        let output = other(program, &[&path]);
+        assert!(!output.status.success(), "{}", path.display());
+        assert!(
+            text(&output).contains("Permission denied"),
+            "{}",
+            text(&output)
+        );
+    }
+    if psql.is_file() {
+        let output = other(
+            &psql,
+            &[
+                Path::new("-h"),
+                &sockets,
+                Path::new("-U"),
+                Path::new("tempo_harvest"),
+                Path::new("-c"),
+                Path::new("SELECT 1"),
+            ],
+        );
+        assert!(
+            text(&output).contains("Permission denied"),
+            "{}",
+            text(&output)
+        );
+    }
+    // Nor what a process of ours has in its memory, whoever it runs as.
+    let copy = place.root.path().join("tempo-harvest");
+    fs::copy(PROGRAM, &copy).unwrap();
+    fs::set_permissions(&copy, Permissions::from_mode(0o755)).unwrap();
+    let mut waiting = Command::new(&copy)
+        .args(["work"])
+        .env_clear()
+        .env("DATABASE_URL", "postgres://me@127.0.0.1:1/none")
+        .current_dir("/")
+        .uid(54_321)
+        .gid(54_321)
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut said = String::new();
+    BufReader::new(waiting.stderr.as_mut().unwrap())
+        .read_line(&mut said)
+        .unwrap();
+    assert!(said.contains("waiting for it"), "{said}");
+    if Path::new("/proc/self/environ").exists() {
+        let environ = format!("/proc/{}/environ", waiting.id());
+        assert_eq!(
+            fs::metadata(&environ).unwrap().uid(),
+            0,
+            "its own account can read it, or dump its core"
+        );
+        let output = other(read, &[Path::new(&environ)]);
+        assert!(
+            text(&output).contains("Permission denied"),
+            "{}",
+            text(&output)
+        );
+    }
+    waiting.kill().unwrap();
+    waiting.wait().unwrap();
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_folder_that_others_may_have_prepared_is_refused() {
+    let place = Place::new();
+    fs::create_dir(place.folder()).unwrap();
+    fs::set_permissions(place.folder(), Permissions::from_mode(0o777)).unwrap();
+    let refused = LocalPostgres::start(&place.folder(), Path::new(PROGRAM)).await;
+    assert!(matches!(refused, Err(Error::OpenFolder(_))), "{refused:?}");
+    assert_eq!(fs::read_dir(place.folder()).unwrap().count(), 0);
+    if !geteuid().is_root() {
+        return;
+    }
+    // A link of somebody else's to a folder of ours.
+    let ours = place.root.path().join("ours");
+    fs::create_dir(&ours).unwrap();
+    fs::remove_dir(place.folder()).unwrap();
+    std::os::unix::fs::symlink(&ours, place.folder()).unwrap();
+    std::os::unix::fs::lchown(place.folder(), Some(54_321), Some(54_321)).unwrap();
+    let refused = LocalPostgres::start(&place.folder(), Path::new(PROGRAM)).await;
+    assert!(
+        matches!(refused, Err(Error::ForeignFolder { owner: 54_321, .. })),
+        "{refused:?}"
+    );
+    assert_eq!(fs::read_dir(&ours).unwrap().count(), 0);
+}
+
+/// Whatever the umask, nobody else can read or write what is in the folder.
+#[test]
+fn an_open_umask_opens_nothing() {
+    let place = Place::new();
+    let script = "umask 000 && exec \"$0\" db -- sh -c 'find .tempo-harvest ! -type l -perm /007 ! -name .gitignore'";
+    let output = Command::new("sh")
+        .args(["-c", script, PROGRAM])
+        .current_dir(place.root.path())
+        .env_remove("DATABASE_URL")
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", text(&output));
+    assert_eq!(
+        String::from_utf8_lossy(&output.stdout),
+        "",
+        "{}",
+        text(&output)
+    );
+    place.assert_stopped();
+}
