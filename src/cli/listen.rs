@@ -1,6 +1,6 @@
 //! `--listen`: where the dashboard is, and who may look at it. Decided before anything else is done.
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc};
+use std::{io::Read, net::SocketAddr, path::PathBuf, sync::Arc};
 
 use anyhow::Context as _;
 use chrono::Utc;
@@ -18,6 +18,11 @@ use crate::{
 
 /// Names the token, unless a file does. No argument does: everybody on a machine can read those of its processes.
 const TOKEN_VARIABLE: &str = "TEMPO_HARVEST_LISTEN_TOKEN";
+
+/// What is read of a file for a token, bytes.
+const LARGEST_TOKEN_FILE: u64 = 64 * 1024;
+/// A shorter one could be guessed, for nothing slows down who tries.
+const SHORTEST_TOKEN: usize = 16;
 
 /// Options of commands that show a dashboard.
 #[derive(Debug, Clone, clap::Args)]
@@ -81,11 +86,17 @@ impl ListenArgs {
             (None, Some(text)) => (text.into_string().ok(), TOKEN_VARIABLE.to_owned()),
             (Some(file), None) => {
                 let shown = file.display();
-                let content = std::fs::read(file).map_err(|error| {
-                    UsageError(format!(
-                        "cannot read --listen-token-file `{shown}`: {error}"
-                    ))
-                })?;
+                let content = std::fs::File::open(file)
+                    .and_then(|file| {
+                        let mut content = Vec::new();
+                        file.take(LARGEST_TOKEN_FILE).read_to_end(&mut content)?;
+                        Ok(content)
+                    })
+                    .map_err(|error| {
+                        UsageError(format!(
+                            "cannot read --listen-token-file `{shown}`: {error}"
+                        ))
+                    })?;
                 (
                     String::from_utf8(content).ok(),
                     format!("--listen-token-file `{shown}`"),
@@ -101,6 +112,10 @@ impl ListenArgs {
             })
             .and_then(|text| Token::new(&text));
         match token {
+            Some(token) if token.length_bytes() < SHORTEST_TOKEN => Err(UsageError(format!(
+                "{place} holds a token that could be guessed: it must have at least {SHORTEST_TOKEN} characters (`openssl rand -hex 32` makes one)"
+            ))
+            .into()),
             Some(token) => Ok(Some(token)),
             None => Err(UsageError(format!(
                 "{place} holds no token: it must be one line of printable ASCII (`openssl rand -hex 32` makes one)"

@@ -36,6 +36,11 @@ impl Token {
         (!text.is_empty()).then(|| Self(text.into()))
     }
 
+    /// How long it is, bytes.
+    pub fn length_bytes(&self) -> usize {
+        self.0.expose_secret().len()
+    }
+
     /// Whether this is it; takes the same time wherever the difference is.
     fn is(&self, shown: &[u8]) -> bool {
         self.0.expose_secret().as_bytes().ct_eq(shown).into()
@@ -57,20 +62,29 @@ pub enum Access {
     With(Token),
 }
 
+impl Access {
+    /// Whether who sends these headers is let in.
+    pub(super) fn admits(&self, headers: &HeaderMap) -> bool {
+        match self {
+            Self::With(token) => shown(headers).is_some_and(|shown| token.is(&shown)),
+            Self::ThisMachine => is_this_machine(headers),
+        }
+    }
+}
+
 /// Hands on what may be asked, and refuses the rest.
 pub(super) async fn guard(
     State(access): State<Arc<Access>>,
     request: Request,
     next: Next,
 ) -> Response {
-    let headers = request.headers();
-    match &*access {
-        Access::With(token) if shown(headers).is_some_and(|shown| token.is(&shown)) => {}
-        Access::With(_) => return unauthorised(),
-        Access::ThisMachine if is_this_machine(headers) => {}
-        Access::ThisMachine => return misdirected(),
+    if access.admits(request.headers()) {
+        return next.run(request).await;
     }
-    next.run(request).await
+    match &*access {
+        Access::With(_) => unauthorised(),
+        Access::ThisMachine => misdirected(),
+    }
 }
 
 /// What a request shows: `Bearer TOKEN`, or `Basic` with any user and the token as the password, as a browser asks for it.

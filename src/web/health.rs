@@ -1,11 +1,11 @@
 //! `/healthz` and `/readyz`: whether this process lives, and whether it can do its work.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use axum::{
-    Router,
+    Extension, Router,
     extract::State,
-    http::{StatusCode, header},
+    http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
     routing::get,
 };
@@ -13,7 +13,7 @@ use chrono::Utc;
 use serde::Serialize;
 use sqlx::PgPool;
 
-use super::Shared;
+use super::{Access, Shared};
 use crate::{
     store::{self, OpenError, schema, warnings::SourceState},
     warnings,
@@ -23,7 +23,7 @@ use crate::{
 /// The database is not waited for longer than this: who asks has little patience.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// `/healthz` and `/readyz`. They tell nothing that must not be known: monitors ask them without a token.
+/// `/healthz` and `/readyz`. Monitors ask them without a token, and are then told nothing that must not be known.
 pub(super) fn routes() -> Router<Shared> {
     Router::new()
         .route("/healthz", get(async || "ok\n"))
@@ -39,7 +39,7 @@ struct Readiness {
     database: &'static str,
     /// current, behind, newer, or unfit (another program's, or changed by hand); null: not known.
     migrations: Option<&'static str>,
-    /// How sources answer: reported, not required. Null: not known.
+    /// How sources answer: reported, not required. Null: not known, or not to be told to who asks.
     sources: Option<Vec<SourceReport>>,
 }
 
@@ -52,18 +52,26 @@ struct SourceReport {
     last_success_at: Option<String>,
 }
 
-async fn readyz(State(shared): State<Shared>) -> Response {
+async fn readyz(
+    State(shared): State<Shared>,
+    Extension(access): Extension<Arc<Access>>,
+    headers: HeaderMap,
+) -> Response {
     let readiness = tokio::time::timeout(PATIENCE, readiness(&shared.pool)).await;
     let readiness = readiness.ok().and_then(|read| {
         read.inspect_err(|error| tracing::debug!(%error, "not ready"))
             .ok()
     });
-    let readiness = readiness.unwrap_or(Readiness {
+    let mut readiness = readiness.unwrap_or(Readiness {
         ready: false,
         database: "unreachable",
         migrations: None,
         sources: None,
     });
+    // Names of sources say where a Tempo is, and of which tenant.
+    if !access.admits(&headers) {
+        readiness.sources = None;
+    }
     let code = match readiness.ready {
         true => StatusCode::OK,
         false => StatusCode::SERVICE_UNAVAILABLE,

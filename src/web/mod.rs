@@ -5,7 +5,7 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use axum::{Router, middleware};
+use axum::{Extension, Router, middleware};
 use chrono::{DateTime, Utc};
 use sqlx::PgPool;
 use tokio::net::TcpListener;
@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{meter::Meter, worker::Unusable};
 
 pub mod access;
+mod connections;
 mod coverage;
 mod dataset;
 mod format;
@@ -28,6 +29,7 @@ mod parts;
 mod plot;
 
 pub use access::{Access, Token};
+use connections::Bounded;
 pub use metrics::Ledger;
 
 /// How long answers that are under way may take when the process is to end.
@@ -104,7 +106,7 @@ impl Door {
 
     /// Answers until `stop`, and ends what it is answering then.
     pub async fn serve(self, shared: Shared, stop: CancellationToken) {
-        let serving = axum::serve(self.listener, router(shared, self.access))
+        let serving = axum::serve(Bounded::new(self.listener), router(shared, self.access))
             .with_graceful_shutdown(stop.clone().cancelled_owned());
         let late = async {
             stop.cancelled().await;
@@ -121,13 +123,15 @@ impl Door {
 
 /// Every page, each behind its guard.
 pub fn router(shared: Shared, access: Access) -> Router {
+    let access = Arc::new(access);
     let guarded = pages::routes()
         .merge(metrics::routes())
         .layer(middleware::from_fn_with_state(
-            Arc::new(access),
+            Arc::clone(&access),
             access::guard,
         ));
     health::routes()
+        .layer(Extension(access))
         .merge(guarded)
         .with_state(shared)
         .layer(middleware::map_response(access::strict))

@@ -75,6 +75,13 @@ async fn without_a_token_only_this_machine_is_listened_on() {
         said.contains("cannot read --listen-token-file `none`"),
         "{said}"
     );
+    let said = refused(
+        &[(TOKEN, "fifteen-letters")],
+        &["work", "--listen", "127.0.0.1:0"],
+    )
+    .await;
+    assert!(said.contains("at least 16 characters"), "{said}");
+    assert!(!said.contains("fifteen"), "{said}");
     let said = refused(&[(TOKEN, "a")], arguments).await;
     assert!(said.contains("take away one of them"), "{said}");
     let said = refused(&[], &["work", "--listen", "8080"]).await;
@@ -87,7 +94,7 @@ async fn without_a_token_only_this_machine_is_listened_on() {
 #[tokio::test]
 async fn with_a_token_nobody_is_answered_without_it() {
     let scene = Scene::new(tempo(&hours(1, 10))).await;
-    scene.write_file("token", "s3cret\n");
+    scene.write_file("token", "s3cret-of-the-door\n");
     let url = scene.database.url();
     let mut running = scene.start(&[
         "work",
@@ -102,7 +109,10 @@ async fn with_a_token_nobody_is_answered_without_it() {
         ("/nothing", ""),
         ("/datasets/shop", "Authorization: Bearer wrong\r\n"),
         ("/", "Authorization: Basic d2hvOndyb25n\r\n"),
-        ("/?token=s3cret", "Cookie: token=s3cret\r\n"),
+        (
+            "/?token=s3cret-of-the-door",
+            "Cookie: token=s3cret-of-the-door\r\n",
+        ),
     ] {
         let answer = get(&at, path, headers).await;
         assert_eq!(answer.status, 401, "{path} {headers}");
@@ -111,12 +121,12 @@ async fn with_a_token_nobody_is_answered_without_it() {
             "{}",
             answer.head
         );
-        assert!(!answer.body.contains("s3cret"));
+        assert!(!answer.body.contains("s3cret-of-the-door"));
     }
-    // Whoever has it needs no particular name for this machine. `d2hvOnMzY3JldA==` is `who:s3cret`.
+    // Whoever has it needs no particular name for this machine. `d2hvOnMzY3JldC1vZi10aGUtZG9vcg==` is `who:s3cret-of-the-door`.
     for headers in [
-        "Authorization: Bearer s3cret\r\n",
-        "Authorization: Basic d2hvOnMzY3JldA==\r\n",
+        "Authorization: Bearer s3cret-of-the-door\r\n",
+        "Authorization: Basic d2hvOnMzY3JldC1vZi10aGUtZG9vcg==\r\n",
     ] {
         let request = format!(
             "GET / HTTP/1.1\r\nHost: harvest.example\r\nConnection: close\r\n{headers}\r\n"
@@ -124,11 +134,22 @@ async fn with_a_token_nobody_is_answered_without_it() {
         assert_eq!(ask(&at, &request).await.status, 200);
     }
     assert_eq!(get(&at, "/healthz", "").await.status, 200);
+    // Sources are named to those only who have it.
+    let token = "Authorization: Bearer s3cret-of-the-door\r\n";
+    for (headers, sources) in [("", "\"sources\": null"), (token, "\"sources\": []")] {
+        let ready = get(&at, "/readyz", headers).await;
+        assert_eq!(ready.status, 200);
+        assert!(ready.body.contains(sources), "{}", ready.body);
+    }
     running.signal(Signal::TERM);
     let said = running.end().await.expect(0);
-    assert!(!said.stderr.contains("s3cret"), "{}", said.stderr);
+    assert!(
+        !said.stderr.contains("s3cret-of-the-door"),
+        "{}",
+        said.stderr
+    );
 
-    let environment = [("DATABASE_URL", &*url), (TOKEN, "s3cret")];
+    let environment = [("DATABASE_URL", &*url), (TOKEN, "s3cret-of-the-door")];
     let mut running = scene.start_with(&["work", "--listen", "127.0.0.1:0"], &environment);
     let at = address(&mut running).await;
     assert_eq!(
