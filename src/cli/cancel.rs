@@ -6,6 +6,7 @@ use super::{
     Exit,
     confirm::confirmed,
     database::{self, Database, Otherwise},
+    terminal::{self, say},
     usage,
 };
 use crate::{control, store::Holder};
@@ -39,7 +40,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<Exit> {
 async fn cancel(database: &Database, args: &Args) -> anyhow::Result<Exit> {
     let mut conn = database.pool.acquire().await?;
     let subject = control::find(&mut conn, &args.name).await.map_err(usage)?;
-    let mut out = std::io::stdout();
+    let mut out = terminal::stdout();
     let ending = control::would_cancel(&mut conn, &subject)
         .await
         .map_err(usage)?;
@@ -56,7 +57,7 @@ async fn cancel(database: &Database, args: &Args) -> anyhow::Result<Exit> {
         ending.windows
     );
     if !confirmed(&what, "this gives them up", args.yes)? {
-        eprintln!("nothing cancelled");
+        say!("nothing cancelled");
         return Ok(Exit::Failed);
     }
     let by = Holder::of_this_process().who();
@@ -84,7 +85,7 @@ async fn cancel(database: &Database, args: &Args) -> anyhow::Result<Exit> {
 
 fn print_json(ending: &control::Ending, subject: &control::Subject) -> anyhow::Result<Exit> {
     let json = serde_json::to_string_pretty(&ending.report(subject))?;
-    writeln!(std::io::stdout(), "{json}")?;
+    writeln!(terminal::stdout(), "{json}")?;
     Ok(Exit::Complete)
 }
 

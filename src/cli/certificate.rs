@@ -4,7 +4,7 @@ use std::{io::Write, path::Path};
 
 use serde_json::json;
 
-use super::{Exit, UsageError, database::Database};
+use super::{Exit, UsageError, database::Database, terminal};
 use crate::{
     verify::certificate::{self, Certificate, Digests},
     window::rfc3339,
@@ -105,7 +105,7 @@ pub(super) async fn check(
     let now = certificate::digests(&database.pool, dataset, range).await?;
     let differences = then.differences(&now);
     let same = then.sha256 == now.sha256 && differences.is_empty();
-    let mut out = std::io::stdout().lock();
+    let mut out = terminal::stdout();
     if as_json {
         let json = json!({
             "dataset": dataset, "from": then.from, "to": then.to, "same": same, "differences": differences,

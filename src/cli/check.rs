@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use chrono::Utc;
 use serde_json::{Value as Json, json};
 
-use super::Exit;
+use super::{Exit, terminal::say};
 use crate::job::{CheckOptions, CheckedFile, Content, ProcessEnv, Report, check};
 
 /// Check job files: all that is wrong with them, each with file, line, column and fix.
@@ -46,11 +46,11 @@ pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
         for checked in &report.files {
             println!("{}: ok: {}", checked.file.display(), summary(checked));
             for warning in warnings(checked) {
-                eprintln!("{}: {warning}", checked.file.display());
+                say!("{}: {warning}", checked.file.display());
             }
         }
         if !is_ok {
-            eprintln!("{}", report.problems);
+            say!("{}", report.problems);
         }
     }
     Ok(if is_ok { Exit::Complete } else { Exit::Usage })

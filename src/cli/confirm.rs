@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, IsTerminal, Write};
 
-use super::UsageError;
+use super::{UsageError, terminal};
 
 /// Whether to go on: `--yes` was said, or whoever sits at the terminal says so. `what` is printed before the question.
 ///
@@ -15,7 +15,7 @@ pub(super) fn confirmed(what: &str, consequence: &str, yes: bool) -> anyhow::Res
     if !std::io::stdin().is_terminal() {
         return Err(UsageError(format!("{what}: {consequence}; say --yes")).into());
     }
-    let mut stderr = std::io::stderr();
+    let mut stderr = terminal::stderr();
     write!(stderr, "{what}\n{consequence}: go on? [y/N] ")?;
     stderr.flush()?;
     let mut answer = String::new();

@@ -8,6 +8,7 @@ use super::{
     Exit, UsageError,
     confirm::confirmed,
     database::{self, Database, Otherwise},
+    terminal::{self, say},
 };
 use crate::store::datasets;
 
@@ -67,7 +68,7 @@ async fn delete(database: &Database, args: &Args, definition: bool) -> anyhow::R
         contents.open_windows
     );
     if !confirmed(&what, "this deletes them", args.yes)? {
-        eprintln!("nothing deleted");
+        say!("nothing deleted");
         return Ok(Exit::Failed);
     }
     let mut tx = conn.begin().await?;
@@ -75,6 +76,6 @@ async fn delete(database: &Database, args: &Args, definition: bool) -> anyhow::R
     datasets::restart_coverage(&mut tx, name).await?;
     datasets::delete(&mut tx, name, definition).await?;
     tx.commit().await?;
-    writeln!(std::io::stdout(), "{what}: deleted")?;
+    writeln!(terminal::stdout(), "{what}: deleted")?;
     Ok(Exit::Complete)
 }

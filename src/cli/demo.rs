@@ -11,6 +11,7 @@ use super::{
     Exit, UsageError,
     database::{self, Database, Otherwise},
     jobs, listen, run,
+    terminal::{self, say},
 };
 use crate::{
     meter::Meter,
@@ -45,7 +46,7 @@ pub(super) struct Args {
 /// Runs the command.
 pub(super) async fn run(args: Args) -> anyhow::Result<Exit> {
     let door = args.listen.open().await?;
-    let mut out = std::io::stdout();
+    let mut out = terminal::stdout();
     let now = Utc::now();
     let end_s = (now.timestamp() - 3_600).div_euclid(3_600) * 3_600;
     let day = Window::new(end_s - HOURS * 3_600, end_s).context("the day is empty")?;
@@ -145,7 +146,7 @@ async fn serve(address: SocketAddr, config: Config, day: Window) -> anyhow::Resu
     }
     let simulator = Simulator::start_at(address, config)?;
     let (url, traces) = (simulator.url(), simulator.control().population().len());
-    eprintln!(
+    say!(
         "simulated Tempo on {url}: {traces} traces from {day}; it answers at most {SERVER_LIMIT} a search\n\
          collect them with: tempo-harvest init --url {url} --output traces.toml && tempo-harvest run traces.toml\n\
          Ctrl-C ends it"

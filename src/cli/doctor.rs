@@ -9,7 +9,7 @@ use sqlx::PgPool;
 use super::{
     Exit,
     database::{self, Otherwise},
-    jobs,
+    jobs, terminal,
 };
 use crate::{
     job::{Auth, Job, Source},
@@ -114,7 +114,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<Exit> {
     if let Some(local) = local {
         local.stop().await;
     }
-    let mut out = std::io::stdout().lock();
+    let mut out = terminal::stdout();
     if args.json {
         writeln!(out, "{}", serde_json::to_string_pretty(&findings.0)?)?;
     } else {

@@ -7,6 +7,7 @@ use chrono::Utc;
 use super::{
     Exit, UsageError,
     database::{self, Database, Otherwise},
+    terminal::{self, say},
 };
 use crate::{
     gaps::{Gap, Reason},
@@ -43,7 +44,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<Exit> {
         ))
         .into());
     }
-    let mut out = std::io::stdout().lock();
+    let mut out = terminal::stdout();
     if args.json {
         let all: Vec<serde_json::Value> = statuses
             .iter()
@@ -82,7 +83,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<Exit> {
     }
     for status in &statuses {
         if status.gaps.iter().any(|gap| gap.reason.is_repairable()) {
-            eprintln!(
+            say!(
                 "to fetch what could be there: tempo-harvest repair {}",
                 status.state.name
             );

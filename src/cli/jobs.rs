@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use chrono::{DateTime, Utc};
 
-use super::{Exit, UsageError};
+use super::{Exit, UsageError, terminal::say};
 use crate::{
     job::{self, Job, LONGEST_RANGE_S, LoadOptions, MOST_WINDOWS, ProcessEnv},
     store::{Holder, windows},
@@ -56,7 +56,7 @@ pub(super) fn load(files: &[PathBuf], now: DateTime<Utc>) -> Result<Vec<Job>, Ex
         now,
     };
     job::load(files, &options).map_err(|diagnostics| {
-        eprintln!("{diagnostics}");
+        say!("{diagnostics}");
         Exit::Usage
     })
 }
@@ -76,12 +76,12 @@ impl JobArgs {
             > 0;
         for job in jobs {
             if !job.enabled {
-                eprintln!("job `{}` is not enabled; left out", job.name);
+                say!("job `{}` is not enabled; left out", job.name);
                 continue;
             }
             let ranged = self.last.is_some() || self.from.is_some();
             if job.backfill.is_none() && !ranged && several {
-                eprintln!(
+                say!(
                     "job `{}` has no [backfill]; left out, `work` polls it",
                     job.name
                 );
@@ -193,7 +193,7 @@ fn refuse_unusable_source(job: &Job) -> Result<(), UsageError> {
 
 fn warn_of_early_sealing(job: &Job) {
     for warning in job.warnings() {
-        eprintln!("{warning}");
+        say!("{warning}");
     }
 }
 
@@ -216,15 +216,15 @@ pub(super) fn to_schedule(
         .filter_map(|(_, job)| job)
         .collect();
     if !loaded.problems.is_empty() {
-        eprintln!("{}", loaded.problems);
+        say!("{}", loaded.problems);
         if !goes_on || !jobs.iter().any(|job| job.enabled) {
             return Ok(Err(Exit::Usage));
         }
-        eprintln!("these files are left out until they are changed");
+        say!("these files are left out until they are changed");
     }
     for (index, job) in jobs.iter().enumerate() {
         if !job.enabled {
-            eprintln!("job `{}` is not enabled; left out", job.name);
+            say!("job `{}` is not enabled; left out", job.name);
             continue;
         }
         refuse_another_definition(jobs[..index].iter().filter(|job| job.enabled), job)?;

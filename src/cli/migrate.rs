@@ -7,6 +7,7 @@ use anyhow::Context;
 use super::{
     Exit,
     database::{self, Database, Otherwise},
+    terminal,
 };
 use crate::store;
 
@@ -32,11 +33,11 @@ pub(super) async fn run(args: Args) -> anyhow::Result<Exit> {
         false => Ok(()),
     };
     database.close().await;
-    writeln!(std::io::stdout(), "the tables are up to date")?;
+    writeln!(terminal::stdout(), "the tables are up to date")?;
     roles?;
     if args.roles {
         writeln!(
-            std::io::stdout(),
+            terminal::stdout(),
             "the roles harvest_worker and harvest_reader may use them"
         )?;
     }

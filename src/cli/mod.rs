@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser, Subcommand};
 use sqlx::error::DatabaseError;
 
+use self::terminal::say;
 use crate::{control::ControlError, repair::RepairError, verify::source::SourceError};
 
 mod baseline;
@@ -27,6 +28,7 @@ mod listen;
 mod local_postgres_supervisor;
 mod logging;
 mod man;
+mod memory;
 mod migrate;
 mod pause;
 mod plan;
@@ -41,6 +43,7 @@ mod schema;
 mod stats;
 mod status;
 mod submit;
+mod terminal;
 mod verify;
 mod work;
 
@@ -200,13 +203,14 @@ pub fn main() -> ExitCode {
         }
     };
     logging::init(cli.verbose, cli.log_format);
+    memory::keep_to_itself();
     let runtime = match tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
     {
         Ok(runtime) => runtime,
         Err(error) => {
-            eprintln!("error: cannot start: {error}");
+            say!("error: cannot start: {error}");
             return Exit::Failed.into();
         }
     };
@@ -218,11 +222,11 @@ pub fn main() -> ExitCode {
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => match error.downcast_ref::<UsageError>() {
             Some(UsageError(message)) => {
-                eprintln!("error: {message}");
+                say!("error: {message}");
                 Exit::Usage.into()
             }
             None => {
-                eprintln!("error: {}{}", in_words(&error), hint(&error));
+                say!("error: {}{}", in_words(&error), hint(&error));
                 Exit::Failed.into()
             }
         },

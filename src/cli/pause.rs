@@ -5,7 +5,7 @@ use std::io::Write;
 use super::{
     Exit,
     database::{self, Database, Otherwise},
-    usage,
+    terminal, usage,
 };
 use crate::{control, store::Holder};
 
@@ -40,7 +40,7 @@ async fn pause(database: &Database, args: &Args) -> anyhow::Result<()> {
     let changed = control::pause(&mut conn, &subject, &by)
         .await
         .map_err(usage)?;
-    let mut out = std::io::stdout();
+    let mut out = terminal::stdout();
     if args.json {
         let json = changed.report(true);
         writeln!(out, "{}", serde_json::to_string_pretty(&json)?)?;

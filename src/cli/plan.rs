@@ -10,6 +10,7 @@ use super::{
     Exit,
     database::{self, Database, Otherwise},
     jobs::{self, Target},
+    terminal,
 };
 use crate::{
     job::{Detail, Job},
@@ -57,7 +58,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<Exit> {
         }
         plans
     };
-    let mut out = std::io::stdout().lock();
+    let mut out = terminal::stdout();
     if args.json {
         let reports: Vec<serde_json::Value> = targets
             .iter()

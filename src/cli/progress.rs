@@ -7,7 +7,7 @@ use std::{
 
 use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
 
-use super::logging;
+use super::{logging, terminal::say};
 use crate::store::runs::Progress;
 
 /// How often a line is written where there is no terminal.
@@ -72,7 +72,7 @@ impl Display {
                 } else {
                     0
                 };
-                eprintln!("{}: {percent}%, {line}", self.name);
+                say!("{}: {percent}%, {line}", self.name);
             }
             None => {}
         }

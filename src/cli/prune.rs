@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::{
     Exit, UsageError,
     database::{self, Database, Otherwise},
+    terminal::{self, say},
 };
 use crate::{
     housekeeping,
@@ -87,18 +88,18 @@ async fn prune(database: &Database, args: &Args) -> anyhow::Result<Exit> {
         if !std::io::stdin().is_terminal() {
             return Err(UsageError(format!("{what}: this deletes them; say --yes")).into());
         }
-        eprint!("{what}\ndelete? [y/N] ");
+        write!(terminal::stderr(), "{what}\ndelete? [y/N] ")?;
         let mut answer = String::new();
         std::io::stdin().lock().read_line(&mut answer)?;
         if !matches!(answer.trim(), "y" | "Y" | "yes") {
-            eprintln!("nothing deleted");
+            say!("nothing deleted");
             return Ok(Exit::Failed);
         }
     }
     retention::put_into_force(&mut conn, dataset, Some(retention_s)).await?;
     drop(conn);
     let deleted = housekeeping::delete_traces(&database.pool, dataset, before_s).await?;
-    let mut out = std::io::stdout().lock();
+    let mut out = terminal::stdout();
     if args.json {
         let json = Json {
             dataset,

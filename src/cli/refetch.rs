@@ -10,6 +10,7 @@ use super::{
     database::{self, Database, Otherwise},
     jobs,
     repair::{as_json, in_words},
+    terminal::{self, say},
     usage,
 };
 use crate::{
@@ -84,10 +85,10 @@ async fn refetch(database: &Database, args: &Args) -> anyhow::Result<Exit> {
         match args.json {
             true => {
                 let report = serde_json::to_string_pretty(&as_json(&dataset.name, &plan))?;
-                writeln!(std::io::stdout(), "{report}")?;
+                writeln!(terminal::stdout(), "{report}")?;
             }
             false => writeln!(
-                std::io::stdout(),
+                terminal::stdout(),
                 "{}: nothing to fetch again in {window}{left}",
                 dataset.name
             )?,
@@ -101,11 +102,11 @@ async fn refetch(database: &Database, args: &Args) -> anyhow::Result<Exit> {
         in_words(&plan.queued_s)
     );
     if !confirmed(&what, "this fetches all of it again", args.yes)? {
-        eprintln!("nothing done");
+        say!("nothing done");
         return Ok(Exit::Failed);
     }
     let planned = repair::refetch(&mut conn, &request).await.map_err(usage)?;
-    let mut out = std::io::stdout();
+    let mut out = terminal::stdout();
     if args.json {
         let mut report = as_json(&dataset.name, &planned);
         report["stored"] = stored.into();

@@ -7,7 +7,9 @@ use chrono::Utc;
 use super::{
     Exit, UsageError,
     database::{self, Database, Otherwise},
-    jobs, usage,
+    jobs,
+    terminal::{self, say},
+    usage,
 };
 use crate::{
     job,
@@ -78,14 +80,14 @@ async fn repair_all(database: &Database, args: &Args) -> anyhow::Result<Exit> {
             Err(error) if name.is_some() => return Err(usage(error)),
             // The other datasets are not to suffer for one.
             Err(error) => {
-                eprintln!("{}: {error}", dataset.name);
+                say!("{}: {error}", dataset.name);
                 exit = Exit::Failed;
             }
         }
     }
     if args.json {
         let reports = serde_json::to_string_pretty(&reports)?;
-        writeln!(std::io::stdout(), "{reports}")?;
+        writeln!(terminal::stdout(), "{reports}")?;
     }
     Ok(exit)
 }
@@ -115,7 +117,7 @@ pub(super) fn in_words(seconds: &BTreeMap<&'static str, i64>) -> String {
 }
 
 fn print(dataset: &str, planned: &Planned) -> std::io::Result<()> {
-    let mut out = std::io::stdout();
+    let mut out = terminal::stdout();
     match &planned.run {
         Some((_, run)) => writeln!(
             out,

@@ -5,7 +5,7 @@ use std::io::Write;
 use super::{
     Exit,
     database::{self, Database, Otherwise},
-    usage,
+    terminal, usage,
 };
 use crate::control;
 
@@ -35,7 +35,7 @@ async fn resume(database: &Database, args: &Args) -> anyhow::Result<()> {
     let mut conn = database.pool.acquire().await?;
     let subject = control::find(&mut conn, name).await.map_err(usage)?;
     let changed = control::resume(&mut conn, &subject).await.map_err(usage)?;
-    let mut out = std::io::stdout();
+    let mut out = terminal::stdout();
     if args.json {
         let json = changed.report(false);
         writeln!(out, "{}", serde_json::to_string_pretty(&json)?)?;

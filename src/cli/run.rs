@@ -13,6 +13,7 @@ use super::{
     database::{self, Database, Otherwise},
     jobs::{self, Target},
     progress::Display,
+    terminal::{self, say},
 };
 use crate::{
     baseline::pass,
@@ -78,7 +79,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<Exit> {
     let reports = outcome?;
     if args.json {
         writeln!(
-            std::io::stdout(),
+            terminal::stdout(),
             "{}",
             serde_json::to_string_pretty(&reports)?
         )?;
@@ -167,7 +168,7 @@ pub(super) async fn run_targets(
     if let Some(working) = working {
         tokio::select! {
             ended = working => ended.context("the worker ended badly")??,
-            () = interrupted.again() => eprintln!("stopped at once; what was in hand is taken up again within a minute"),
+            () = interrupted.again() => say!("stopped at once; what was in hand is taken up again within a minute"),
         }
     }
     // A newer program has the tables now: nothing more is changed in them.
@@ -400,7 +401,7 @@ impl Report {
     }
 
     fn print(&self, target: &Target, local: bool) -> std::io::Result<()> {
-        let mut out = std::io::stdout().lock();
+        let mut out = terminal::stdout();
         let Self { job, progress, .. } = self;
         let [from, to] = &self.requested;
         writeln!(out, "{job}: {} ({from} … {to})", self.outcome)?;
@@ -440,7 +441,6 @@ impl Report {
                 self.gaps.len() - 10
             )?;
         }
-        drop(out);
         let local = if local { " --local" } else { "" };
         let file = target.job.file.display();
         match self.outcome {
@@ -450,24 +450,24 @@ impl Report {
                 if self.too_young.is_empty()
                     && (target.settle_s..target.settle_s + target.window_s).contains(&left_out_s)
                 {
-                    eprintln!(
+                    say!(
                         "{job}: what is younger than {to} is left out, because Tempo may still be moving it about: a later run brings it, \
                          and `work` with a [poll] keeps up"
                     );
                 }
             }
-            "interrupted" => eprintln!(
+            "interrupted" => say!(
                 "{job}: stopped; what is left stays on the queue. To go on: tempo-harvest run {file} (with the same options)"
             ),
             _ => {
                 if let Some(error) = &progress.last_error {
                     if progress.error_class.as_deref() == Some("query") {
-                        eprintln!("{}", target.job.refusal("select.query", error.clone()));
+                        say!("{}", target.job.refusal("select.query", error.clone()));
                     } else {
-                        eprintln!("{job}: {error}");
+                        say!("{job}: {error}");
                     }
                 }
-                eprintln!(
+                say!(
                     "{job}: reasons: tempo-harvest gaps {job}{local}; to fetch what is missing, run again"
                 );
             }

@@ -7,6 +7,7 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use super::{
     Exit, UsageError,
     database::{self, Database, Otherwise},
+    terminal,
 };
 use crate::{
     store::{
@@ -38,7 +39,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<Exit> {
     let runs = runs(&database, &args).await;
     database.close().await;
     let runs = runs?;
-    let mut out = std::io::stdout().lock();
+    let mut out = terminal::stdout();
     if args.json {
         let runs: Vec<serde_json::Value> = runs.iter().map(as_json).collect();
         writeln!(out, "{}", serde_json::to_string_pretty(&runs)?)?;

@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::{
     Exit, UsageError,
     database::{self, Database, Otherwise},
-    jobs,
+    jobs, terminal,
 };
 use crate::{
     job,
@@ -78,7 +78,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<Exit> {
         ))
         .into());
     }
-    let mut out = std::io::stdout().lock();
+    let mut out = terminal::stdout();
     if args.json {
         let second = |at: Option<DateTime<Utc>>| at.map(|at| rfc3339(at.timestamp()));
         let report = Json {

@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::{
     Exit, UsageError,
     database::{self, Database, Otherwise},
+    terminal,
 };
 use crate::{
     control,
@@ -105,7 +106,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<Exit> {
         ))
         .into());
     }
-    let mut out = std::io::stdout().lock();
+    let mut out = terminal::stdout();
     if args.json {
         let all: Vec<Json> = statuses
             .iter()

@@ -9,6 +9,7 @@ use super::{
     Exit, UsageError,
     database::{self, Database, Otherwise},
     jobs::{self, Target},
+    terminal,
 };
 use crate::{store::Holder, submit};
 
@@ -80,25 +81,25 @@ async fn submit_all(database: &Database, targets: &[Target], json: bool) -> anyh
         }
         match run_id {
             Some(run) => writeln!(
-                std::io::stdout(),
+                terminal::stdout(),
                 "{}: {} windows on the queue (run {run}); `tempo-harvest work` fetches them, `tempo-harvest status {}` shows how far it is",
                 target.job.name,
                 plan.windows.len(),
                 target.job.name
             )?,
             None if !plan.too_young.is_empty() || !plan.beyond_retention.is_empty() => writeln!(
-                std::io::stdout(),
+                terminal::stdout(),
                 "{}: nothing to collect: {} s too young to be sealed, {} s beyond retention",
                 target.job.name,
                 plan.too_young.seconds(),
                 plan.beyond_retention.seconds()
             )?,
             None if plan.in_flight.is_empty() => {
-                writeln!(std::io::stdout(), "{}: already complete", target.job.name)?;
+                writeln!(terminal::stdout(), "{}: already complete", target.job.name)?;
             }
 
             None => writeln!(
-                std::io::stdout(),
+                terminal::stdout(),
                 "{}: nothing new; the rest is on the queue already",
                 target.job.name
             )?,
@@ -106,7 +107,7 @@ async fn submit_all(database: &Database, targets: &[Target], json: bool) -> anyh
     }
     if json {
         writeln!(
-            std::io::stdout(),
+            terminal::stdout(),
             "{}",
             serde_json::to_string_pretty(&reports)?
         )?;

@@ -10,7 +10,9 @@ use super::{
     Exit, UsageError, certificate,
     confirm::confirmed,
     database::{self, Database, Otherwise},
-    jobs, run, usage,
+    jobs, run,
+    terminal::{self, say},
+    usage,
 };
 use crate::{
     job::Detail,
@@ -81,7 +83,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<Exit> {
         outcome = of_job(&database, &args) => outcome,
         interrupted = run::until_interrupted() => {
             interrupted?;
-            eprintln!("stopped; what is on the queue stays there");
+            say!("stopped; what is on the queue stays there");
             Ok(Exit::Failed)
         }
     };
@@ -127,7 +129,7 @@ async fn of_job(database: &Database, args: &Args) -> anyhow::Result<Exit> {
         true => verify::certificate::certify(&database.pool, &dataset, &ledger, &report).await?,
         false => None,
     };
-    let mut out = std::io::stdout().lock();
+    let mut out = terminal::stdout();
     match args.json {
         true if certified.is_some() => {
             writeln!(out, "{}", serde_json::to_string_pretty(&certified)?)?;
@@ -210,7 +212,7 @@ async fn repair(
     let consequence =
         "this fetches from Tempo, and moves what is taken out to harvest.removed_traces";
     if !confirmed(&what, consequence, args.yes)? {
-        eprintln!("nothing done");
+        say!("nothing done");
         return Ok(None);
     }
     let holder = &request.harvester.holder;

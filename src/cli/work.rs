@@ -14,6 +14,7 @@ use super::{
     Exit,
     database::{self, Database, Otherwise},
     jobs, listen, run,
+    terminal::say,
 };
 use crate::{
     job::Job,
@@ -83,7 +84,7 @@ async fn open(args: &Args) -> anyhow::Result<Database> {
             return Err(error);
         }
         if !said {
-            eprintln!("{error:#}; waiting for it for a minute");
+            say!("{error:#}; waiting for it for a minute");
             said = true;
         }
         tokio::time::sleep(WAIT_FOR_DATABASE / 60).await;
@@ -123,7 +124,7 @@ async fn work(
         if !goes_on {
             return Err(refused);
         }
-        eprintln!(
+        say!(
             "error: {refused}\njob `{}` is left out until its file is changed",
             job.name
         );
@@ -139,7 +140,7 @@ async fn work(
     let worker = Worker::new(database.pool.clone(), holder.clone(), at_hand).metered(meter.clone());
     let unusable = worker.unusable();
     let serving = door.map(|door| {
-        eprintln!("dashboard on {}", door.url());
+        say!("dashboard on {}", door.url());
         listen::serve(
             door,
             &database.pool,
@@ -162,17 +163,17 @@ async fn work(
         (!args.drain).then(|| tokio::spawn(warnings::watch(database.pool.clone(), stop.clone())));
     // Before it is said that a signal stops it in order.
     let mut interrupts = run::Interrupts::new()?;
-    eprintln!(
+    say!(
         "tempo-harvest {}, working as {holder}; Ctrl-C or SIGTERM stops in order",
         version::FULL
     );
     tokio::select! {
         () = interrupts.next() => {
-            eprintln!("stopping: what is in hand goes back on the queue");
+            say!("stopping: what is in hand goes back on the queue");
         }
         left = drained(database, &unusable), if args.drain => {
             if !left.is_empty() {
-                eprintln!("windows of `{}` stay on the queue: this process cannot work on them", left.join("`, `"));
+                say!("windows of `{}` stay on the queue: this process cannot work on them", left.join("`, `"));
                 exit = Exit::Gaps;
             }
         }
@@ -185,7 +186,7 @@ async fn work(
     stop.cancel();
     tokio::select! {
         ended = working => ended?.map_err(run::given_back)?,
-        () = interrupts.next() => eprintln!("stopped at once; what was in hand is taken up again within a minute"),
+        () = interrupts.next() => say!("stopped at once; what was in hand is taken up again within a minute"),
     }
     scheduling.await?;
     if let Some(serving) = serving {
@@ -198,14 +199,12 @@ async fn work(
         let mut conn = database.pool.acquire().await?;
         let paused = control::paused_windows(&mut conn).await?;
         if paused > 0 {
-            eprintln!(
-                "{paused} windows are paused: tempo-harvest status says since when, and by whom"
-            );
+            say!("{paused} windows are paused: tempo-harvest status says since when, and by whom");
             exit = Exit::Gaps;
         }
         let failed = windows::failed_since(&mut conn, since).await?;
         if failed > 0 {
-            eprintln!("{failed} windows failed: tempo-harvest gaps says why");
+            say!("{failed} windows failed: tempo-harvest gaps says why");
             exit = Exit::Gaps;
         }
     }

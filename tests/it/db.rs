@@ -2,7 +2,7 @@
 
 use std::ffi::OsStr;
 use std::fs;
-use std::io::Read;
+use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -77,19 +77,17 @@ async fn db_uses_the_database_url_of_the_environment_unless_told_otherwise() {
 async fn command_lines_and_environments_hold_no_secrets() {
     let place = Place::new();
     let mut child = place
-        .db(&["sh", "-c", "echo using; cat"])
+        .db(&["sh", "-c", "echo $$; cat"])
         .env("TEMPO_TOKEN", "a-secret-of-the-users")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
-    let mut first = [0; 6];
-    child
-        .stdout
-        .as_mut()
-        .unwrap()
-        .read_exact(&mut first)
+    let mut line = String::new();
+    BufReader::new(child.stdout.as_mut().unwrap())
+        .read_line(&mut line)
         .unwrap();
+    let command = Pid::from_raw(line.trim().parse().unwrap()).unwrap();
     let password = fs::read_to_string(place.folder().join("password")).unwrap();
     let contains = |pid: Pid, file: &str, secret: &str| {
         let path = format!("/proc/{}/{file}", pid.as_raw_nonzero());
@@ -100,10 +98,10 @@ async fn command_lines_and_environments_hold_no_secrets() {
             .any(|part| part == secret.as_bytes())
     };
     let user = Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
-    for process in [user, place.supervisor(), place.postmaster()] {
+    for process in [user, command, place.supervisor(), place.postmaster()] {
         assert!(!contains(process, "cmdline", &password));
     }
-    assert!(contains(user, "environ", "a-secret") || !Path::new("/proc/self/environ").exists());
+    assert!(contains(command, "environ", "a-secret") || !Path::new("/proc/self/environ").exists());
     for process in [place.supervisor(), place.postmaster()] {
         assert!(!contains(process, "environ", "a-secret-of-the-users"));
     }

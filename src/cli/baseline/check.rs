@@ -4,6 +4,7 @@ use std::io::Write;
 
 use chrono::{DateTime, Utc};
 
+use super::super::terminal::{self, say};
 use super::{Known, OfArgs, duration, figures_json, instant, share, title};
 use crate::{
     baseline::{
@@ -68,7 +69,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<Exit> {
     let checked = check(&database, &args, at, us).await;
     database.close().await;
     let (known, hour, checked) = checked?;
-    let mut out = std::io::stdout().lock();
+    let mut out = terminal::stdout();
     if args.json {
         let json = as_json(&args, &known, at, us, hour, checked.as_ref());
         writeln!(out, "{}", serde_json::to_string_pretty(&json)?)?;
@@ -164,7 +165,11 @@ fn print(
     hour: Slot,
     checked: Option<&Checked>,
 ) -> std::io::Result<()> {
-    let name = format!("{}: {}", args.service, args.operation);
+    let name = format!(
+        "{}: {}",
+        terminal::in_line(&args.service),
+        terminal::in_line(&args.operation)
+    );
     let us = i64::try_from(us).unwrap_or(i64::MAX);
     let Some(Checked {
         slot,
@@ -178,7 +183,7 @@ fn print(
             samples_of(args, known)
         )?;
         if let Some(similar) = similar(args, known).filter(|_| samples_of(args, known) == 0) {
-            eprintln!("did you mean `{similar}`?");
+            say!("did you mean `{similar}`?");
         }
         return Ok(());
     };

@@ -7,6 +7,7 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use super::{
     Exit, UsageError,
     database::{self, Database, Otherwise},
+    terminal,
 };
 use crate::{
     baseline::{ENOUGH_SAMPLES, Subject, changes::Operation, figures::Figures, pass, slot::Slot},
@@ -160,7 +161,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<Exit> {
     let known = all(&database, &args).await;
     database.close().await;
     let known = known?;
-    let mut out = std::io::stdout().lock();
+    let mut out = terminal::stdout();
     if args.json {
         let all: Vec<serde_json::Value> = known
             .iter()
@@ -289,7 +290,11 @@ fn line(
 }
 
 fn title(operation: &Operation) -> String {
-    format!("{}: {}", operation.service, operation.name)
+    format!(
+        "{}: {}",
+        terminal::in_line(&operation.service),
+        terminal::in_line(&operation.name)
+    )
 }
 
 /// A line for each operation.

@@ -299,6 +299,14 @@ impl<'query> Scanner<'query> {
         }
     }
 
+    /// The character that the next four hexadecimal digits stand for, as in Go's literals.
+    fn code_point(&self) -> Option<char> {
+        let digits = self.rest().get(..4)?;
+        let are_digits = digits.bytes().all(|byte| byte.is_ascii_hexdigit());
+        let number = u32::from_str_radix(digits, 16).ok()?;
+        char::from_u32(number).filter(|_| are_digits)
+    }
+
     fn text(&mut self, quote: char, line: usize, column: usize) -> Result<String, QueryError> {
         self.take(1);
         let mut text = String::new();
@@ -325,6 +333,10 @@ impl<'query> Scanner<'query> {
                 Some('t') => text.push('\t'),
                 Some('r') => text.push('\r'),
                 Some(letter @ ('"' | '\\')) => text.push(letter),
+                Some('u') if self.code_point().is_some() => {
+                    text.extend(self.code_point());
+                    self.take(4);
+                }
                 _ => {
                     return Err(QueryError::Syntax {
                         line,
