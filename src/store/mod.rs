@@ -9,7 +9,7 @@ use chrono::{DateTime, Utc};
 use sqlx::{
     AssertSqlSafe, Connection, PgPool, Row,
     migrate::MigrateError,
-    postgres::{PgConnectOptions, PgConnection, PgPoolOptions, types::PgRange},
+    postgres::{PgConnectOptions, PgConnection, PgPoolOptions, PgSslMode, types::PgRange},
 };
 
 pub use self::rights::{Rights, create_roles, rights};
@@ -242,13 +242,11 @@ pub async fn connect(options: &PgConnectOptions, connections: u32) -> Result<PgP
         hint: container::hint(&host, &error, container::is_inside()),
         error,
     };
-    let mut first = tokio::time::timeout(
-        Duration::from_secs(10),
-        PgConnection::connect_with(&options),
-    )
-    .await
-    .map_err(|_| connect_error(sqlx::Error::PoolTimedOut))?
-    .map_err(connect_error)?;
+    let first = tokio::time::timeout(Duration::from_secs(10), first_connection(options, &host));
+    let (mut first, options) = first
+        .await
+        .map_err(|_| connect_error(sqlx::Error::PoolTimedOut))?
+        .map_err(connect_error)?;
     let (number, version) = server_version(&mut first).await?;
     let encoding: String = sqlx::query_scalar("SHOW server_encoding")
         .fetch_one(&mut first)
@@ -280,6 +278,34 @@ pub async fn connect(options: &PgConnectOptions, connections: u32) -> Result<PgP
         .connect_with(options)
         .await
         .map_err(connect_error)
+}
+
+/// A connection, and how to make more like it. Where it is left open whether other machines may read along, a server that speaks TLS
+/// is spoken to in TLS from then on, and that one speaks none is said: by itself the driver would go on without, each time anew.
+async fn first_connection(
+    options: PgConnectOptions,
+    host: &str,
+) -> sqlx::Result<(PgConnection, PgConnectOptions)> {
+    let is_open = matches!(options.get_ssl_mode(), PgSslMode::Prefer)
+        && options.get_socket().is_none()
+        && !container::is_loopback(host);
+    if !is_open {
+        return Ok((PgConnection::connect_with(&options).await?, options));
+    }
+    let encrypted = options.clone().ssl_mode(PgSslMode::Require);
+    match PgConnection::connect_with(&encrypted).await {
+        Ok(connection) => return Ok((connection, encrypted)),
+        Err(sqlx::Error::Tls(error)) if error.to_string().contains("does not support TLS") => {}
+        Err(error) => return Err(error),
+    }
+    let plain = options.ssl_mode(PgSslMode::Disable);
+    let connection = PgConnection::connect_with(&plain).await?;
+    tracing::warn!(
+        "the connection to PostgreSQL at {} is not encrypted, because the server speaks no TLS: if that is meant, say so with \
+         `?sslmode=disable` in DATABASE_URL",
+        address_of(&plain)
+    );
+    Ok((connection, plain))
 }
 
 /// Whether a connection may go back to its pool: not when a transaction is open on it. The driver rolls back what is dropped,

@@ -25,7 +25,7 @@ use super::{
     gate::{Alone, Gate, Pace, Urgency},
     limits::{Learned, Limits},
     secrets::Secrets,
-    setup::{SetupError, chain, default_headers, is_loopback, root, with_tls},
+    setup::{SetupError, chain, default_headers, is_loopback, no_client, root, tls_hint, with_tls},
     wire::{self, Format, SearchBody, spans::Wanted},
 };
 use crate::{
@@ -187,10 +187,9 @@ impl Client {
             builder = builder.no_proxy();
         }
         builder = with_tls(builder, &source)?;
-        let http = builder.build().map_err(|error| SetupError::Http {
-            source_name: source.name.clone(),
-            reason: chain(&error),
-        })?;
+        let http = builder
+            .build()
+            .map_err(|error| no_client(&source, &error))?;
         Ok(Self {
             http,
             gate: Gate::new(pace, &source.limits),
@@ -567,11 +566,15 @@ impl Client {
             ),
             false => why,
         };
-        let hint = container::hint(
-            self.source.url.host_str().unwrap_or_default(),
-            &error,
-            container::is_inside(),
-        );
+        let (class, hint) = match tls_hint(&error) {
+            // No certificate becomes another one by asking again.
+            Some(hint) => (Class::Access, hint.to_owned()),
+            None => {
+                let host = self.source.url.host_str().unwrap_or_default();
+                let hint = container::hint(host, &error, container::is_inside());
+                (class, hint)
+            }
+        };
         Failure::new(class, self.scrub(&format!("{what}: {why}{hint}")))
     }
 

@@ -5,6 +5,7 @@ use reqwest::{
     Certificate, Identity,
     header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue},
 };
+use rustls::{AlertDescription, CertificateError};
 use secrecy::ExposeSecret;
 use url::Url;
 
@@ -115,6 +116,70 @@ pub(super) fn with_tls(
         );
     }
     Ok(builder)
+}
+
+/// Why a client could not be made of what [`with_tls`] and [`default_headers`] gave.
+pub(super) fn no_client(source: &Source, error: &reqwest::Error) -> SetupError {
+    let source_name = source.name.clone();
+    match (&source.tls.cert_file, tls_error(error)) {
+        (Some(path), Some(rustls::Error::InconsistentKeys(_))) => SetupError::Tls {
+            source_name,
+            key: "tls.cert_file",
+            path: path.display().to_string(),
+            reason: "the key in `tls.key_file` is another certificate's".to_owned(),
+        },
+        _ => SetupError::Http {
+            source_name,
+            reason: chain(error),
+        },
+    }
+}
+
+/// Where an error comes from TLS and will not pass by itself: what to do about it, to be read on from the rest.
+pub(super) fn tls_hint(error: &(dyn std::error::Error + 'static)) -> Option<&'static str> {
+    let found = tls_error(error)?;
+    Some(match found {
+        rustls::Error::InvalidCertificate(
+            CertificateError::UnknownIssuer | CertificateError::BadSignature,
+        ) => {
+            "; nobody who is trusted here has issued it: if its authority is one of your own, name that in `tls.ca_file`"
+        }
+        rustls::Error::InvalidCertificate(
+            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
+        ) => "; `url` must name the host as its certificate does",
+        rustls::Error::InvalidCertificate(
+            CertificateError::Expired | CertificateError::ExpiredContext { .. },
+        ) => "; it has to be renewed, unless this machine's clock is wrong",
+        rustls::Error::InvalidCertificate(_) => "; it is not trusted",
+        rustls::Error::AlertReceived(
+            AlertDescription::CertificateRequired
+            | AlertDescription::BadCertificate
+            | AlertDescription::UnsupportedCertificate
+            | AlertDescription::CertificateUnknown
+            | AlertDescription::UnknownCA
+            | AlertDescription::DecryptError
+            | AlertDescription::AccessDenied,
+        ) => "; it wants to see a certificate, or another one: `tls.cert_file` and `tls.key_file`",
+        _ => return None,
+    })
+}
+
+/// TLS's own error among the causes, which an I/O error may be wrapped around.
+fn tls_error<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a rustls::Error> {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        if let Some(found) = error.downcast_ref() {
+            return Some(found);
+        }
+        let wrapped = error
+            .downcast_ref::<std::io::Error>()
+            .and_then(std::io::Error::get_ref);
+        if let Some(found) = wrapped.and_then(|inner| tls_error(inner)) {
+            return Some(found);
+        }
+        cause = error.source();
+    }
+    None
 }
 
 /// Whether the URL names this very machine, where compression costs more than it saves and no proxy helps.

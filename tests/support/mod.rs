@@ -6,3 +6,4 @@ pub mod http;
 pub mod local_postgres;
 pub mod postgres;
 pub mod proxy;
+pub mod tls;
