@@ -90,7 +90,12 @@ fn options_of(url: &str) -> Result<PgConnectOptions, UsageError> {
         return Err(refused("is no PostgreSQL URL"));
     }
     // The rest of a password whose `/`, `?` or `#` has ended the host's name.
-    if parsed.fragment().is_some() || parsed.path().contains('@') {
+    let after_host = [Some(parsed.path()), parsed.query()];
+    let holds_userinfo = after_host
+        .into_iter()
+        .flatten()
+        .any(|part| part.contains('@'));
+    if parsed.fragment().is_some() || holds_userinfo {
         return Err(refused("has a sign in it that must be escaped"));
     }
     // The driver would warn of these with their values.

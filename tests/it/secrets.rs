@@ -1,9 +1,18 @@
 //! Secrets stay where they were given: not in logs, not in reports, not in the database, not on the command line.
 
-use secrecy::SecretString;
-use tempo_harvest::simulator::{Credentials, Fault, Misbehaviour};
+use std::path::Path;
 
-use crate::support::harvest::{Job, Scene, hours, job, tempo};
+use base64::{Engine as _, prelude::BASE64_STANDARD as STANDARD};
+use rustix::process::Signal;
+use secrecy::SecretString;
+use sqlx::{AssertSqlSafe, query};
+use tempo_harvest::simulator::{Credentials, Fault, Misbehaviour};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpListener;
+use url::Url;
+
+use crate::support::harvest::{DAY_S, HOUR_S, Job, Scene, hours, job, rfc3339, tempo};
+use crate::support::http::{address, get};
 
 /// What the server accepts.
 const ACCEPTED: &str = "canary-8f3a1c-accepted";
@@ -171,4 +180,303 @@ async fn a_literal_secret_is_used_but_not_stored_and_not_submitted() {
         look_everywhere(&scene, &job, ACCEPTED, None, 0).await;
         scene.equals_truth(job.range.unwrap(), false).await;
     }
+}
+
+/// What a server says back of what it was sent, in whatever form: in the error it is `***`.
+#[tokio::test]
+async fn what_a_server_says_back_stays_hidden() {
+    const SECRET: &str = "canary-8f3a1c/+&\"=accepted";
+    let scene = Scene::new(tempo(&hours(1, 10))).await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let at = listener.local_addr().unwrap();
+    let encoded: String = url::form_urlencoded::byte_serialize(SECRET.as_bytes()).collect();
+    let json = serde_json::to_string(SECRET).unwrap();
+    let in_base64 = STANDARD.encode(format!("Bearer {SECRET}"));
+    // So that a cut after 400 characters would leave a part of it.
+    let filler = "x".repeat(385);
+    let bodies = [
+        format!("text/plain\n{filler} {SECRET}"),
+        format!(
+            "application/json\n{{\"error\": {json}, \"header\": \"Bearer {}\"}}",
+            &json[1..json.len() - 1]
+        ),
+        format!("text/plain\nsee /login?token={encoded} and {in_base64}"),
+        format!(
+            "text/html\n<html><title>{}</title>",
+            SECRET.replace('&', "&amp;").replace('"', "&quot;")
+        ),
+    ];
+    let heads = [
+        "400 X",
+        "500 X",
+        "403 X",
+        "200 OK",
+        "302 X\r\nLocation: /sso/TOKEN",
+    ];
+    let answers: Vec<String> = heads
+        .iter()
+        .flat_map(|head| bodies.iter().map(move |body| (head, body)))
+        .map(|(head, body)| {
+            let (kind, body) = body.split_once('\n').unwrap();
+            let head = head.replace("TOKEN", &encoded);
+            format!(
+                "HTTP/1.1 {head}\r\nContent-Type: {kind}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+                body.len()
+            )
+        })
+        .collect();
+    let count = answers.len();
+    let serving = tokio::spawn(async move {
+        for answer in answers.into_iter().cycle() {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut request = [0; 8192];
+            let length = stream.read(&mut request).await.unwrap();
+            assert!(String::from_utf8_lossy(&request[..length]).contains(SECRET));
+            let _ = stream.write_all(answer.as_bytes()).await;
+        }
+    });
+    let file = scene.write(&secret_job(
+        1,
+        "bearer_token = '${CANARY}'\nheaders = { X-Api-Key = 'Key ${CANARY}' }",
+    ));
+    let path = scene.folder.path().join(&file);
+    let text = std::fs::read_to_string(&path).unwrap();
+    let text = text.replace(&scene.simulator.url(), &format!("http://{at}"));
+    std::fs::write(path, text).unwrap();
+    let url = scene.database.url();
+    let environment = [("DATABASE_URL", url.as_str()), ("CANARY", SECRET)];
+    let mut hidden = 0;
+    for _ in 0..count {
+        let said = scene.command_with(&["doctor", &file], &environment).await;
+        let said = said.expect(1);
+        hidden += said.stdout.matches("***").count();
+        assert_hidden("what doctor says", &said.stdout);
+        assert_hidden("what doctor logs", &said.stderr);
+    }
+    assert!(hidden >= count / 2, "{hidden} of {count}");
+    let said = scene
+        .command_with(&["-vv", "run", &file], &environment)
+        .await;
+    assert_ne!(said.code, Some(0));
+    assert_hidden("what run says", &said.stderr);
+    assert_hidden("the database", &scene.dump().await);
+    serving.abort();
+}
+
+/// What stands in every file of a folder, and of those in it; their names, too.
+fn files_in(folder: &Path) -> String {
+    let mut text = String::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        text += &format!("{}\n", path.display());
+        if path.is_dir() {
+            text += &files_in(&path);
+        } else if let Ok(bytes) = std::fs::read(&path) {
+            text += &String::from_utf8_lossy(&bytes);
+        }
+    }
+    text
+}
+
+/// Every command as talkative as can be, with secrets wherever there can be some: in the environment, in files, in DATABASE_URL, at
+/// the dashboard's door.
+#[tokio::test]
+async fn no_command_writes_a_secret_anywhere() {
+    const DATABASE: &str = "canary-8f3a1c-database";
+    const LISTEN: &str = "canary-8f3a1c-listening";
+    let scene = scene(bearer()).await;
+    scene.command(&["migrate", "--roles"]).await.expect(0);
+    let login = format!("canary_{:016x}", getrandom::u64().unwrap());
+    let statement =
+        format!("CREATE ROLE {login} LOGIN PASSWORD '{DATABASE}' IN ROLE harvest_worker");
+    query(AssertSqlSafe(statement))
+        .execute(&scene.pool)
+        .await
+        .unwrap();
+    let mut url = Url::parse(&scene.database.url()).unwrap();
+    url.set_username(&login).unwrap();
+    url.set_password(Some(DATABASE)).unwrap();
+    let secrets = tempfile::tempdir().unwrap();
+    let scratch = tempfile::tempdir().unwrap();
+    let token_file = secrets.path().join("listen");
+    std::fs::write(&token_file, LISTEN).unwrap();
+    let key_file = secrets.path().join("key");
+    std::fs::write(&key_file, ACCEPTED).unwrap();
+    let file = scene.write(&secret_job(
+        2,
+        &format!(
+            "bearer_token = '${{CANARY}}'\nheaders = {{ X-Api-Key = 'key ${{CANARY}}', Cookie = 'a=b; session=${{CANARY}}' }}\n\
+             # bearer_token_file = '{}'",
+            key_file.display()
+        ),
+    ));
+    let environment = [
+        ("DATABASE_URL", url.as_str()),
+        ("CANARY", ACCEPTED),
+        ("RUST_LOG", "trace"),
+        ("TMPDIR", scratch.path().to_str().unwrap()),
+        ("PATH", "/usr/local/bin:/usr/bin:/bin"),
+    ];
+    let (from, to) = (rfc3339(DAY_S), rfc3339(DAY_S + HOUR_S));
+    // What `db` runs has DATABASE_URL in its environment, and nobody's arguments hold it.
+    let arguments_of_all = "test -n \"$DATABASE_URL\" && test -n \"$PGPASSWORD\" && cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' ' '; true";
+    let commands: [(&[&str], i32); 33] = [
+        (&["check", &file], 0),
+        (&["doctor", &file], 0),
+        (&["doctor", &file, "--json"], 0),
+        (&["plan", &file], 0),
+        (&["plan", &file, "--json"], 0),
+        (&["submit", &file, "--json"], 0),
+        (&["work", &file, "--drain"], 0),
+        (&["run", &file, "--json"], 0),
+        (&["status"], 0),
+        (&["status", "--json"], 0),
+        (&["gaps", "--json"], 0),
+        (&["runs", "--json"], 0),
+        (&["stats", "--json"], 0),
+        (&["baseline"], 0),
+        (&["baseline", "--json"], 0),
+        (&["baseline", "check", "nobody", "nothing", "1s"], 1),
+        (
+            &["refetch", "shop", "--from", &from, "--to", &to, "--yes"],
+            0,
+        ),
+        (&["verify", "shop"], 0),
+        (&["verify", "shop", "--deep", "--certificate", "--json"], 0),
+        (&["repair", "shop"], 0),
+        (&["pause", "shop"], 0),
+        (&["run", &file], 2),
+        (&["resume", "shop"], 0),
+        (&["cancel", "shop", "--yes"], 0),
+        (&["prune", "shop", "--yes"], 2),
+        (&["migrate"], 0),
+        (&["migrate", "--roles"], 1),
+        (&["db", "--", "sh", "-c", arguments_of_all], 0),
+        (&["dataset", "reset", "shop", "--yes"], 0),
+        (&["dataset", "rm", "shop", "--yes"], 0),
+        (&["completions", "bash"], 0),
+        (&["schema"], 0),
+        (&["status", "nobody"], 2),
+    ];
+    for (arguments, code) in commands {
+        let mut all = vec!["-vv"];
+        all.extend(arguments);
+        let said = scene.command_with(&all, &environment).await;
+        let place = arguments.join(" ");
+        assert_hidden(&place, &said.stdout);
+        assert_hidden(&place, &said.stderr);
+        assert_eq!(
+            said.code,
+            Some(code),
+            "{place}: {}{}",
+            said.stdout,
+            &said.stderr[said.stderr.len().saturating_sub(2_000)..]
+        );
+    }
+    let listening = [
+        "-vv",
+        "work",
+        &file,
+        "--listen",
+        "127.0.0.1:0",
+        "--listen-token-file",
+    ];
+    let mut listening = listening.to_vec();
+    let token_file = token_file.to_str().unwrap();
+    listening.push(token_file);
+    let mut running = scene.start_with(&listening, &environment);
+    let at = address(&mut running).await;
+    scene
+        .until("SELECT count(*) = 2 FROM harvest.windows WHERE state = 'done'")
+        .await;
+    for path in [
+        "/",
+        "/datasets/shop",
+        "/datasets/shop/2026-03-01T00",
+        "/metrics",
+        "/readyz",
+        "/healthz",
+        "/none",
+    ] {
+        let answer = get(&at, path, &format!("Authorization: Bearer {LISTEN}\r\n")).await;
+        assert_hidden(path, &answer.head);
+        assert_hidden(path, &answer.body);
+        let answer = get(&at, path, &format!("Authorization: Bearer {LISTEN}x\r\n")).await;
+        assert_hidden(path, &answer.head);
+        assert_hidden(path, &answer.body);
+    }
+    running.signal(Signal::TERM);
+    let said = running.end().await.expect(0);
+    assert_hidden("the log of work", &said.stderr);
+    assert_hidden("the database", &scene.dump().await);
+    let queries = scene.dump_of("pg_stat_activity").await.join("\n");
+    assert_hidden("the database's processes", &queries);
+    assert_hidden("the folder", &files_in(scene.folder.path()));
+    assert_hidden("the temp folder", &files_in(scratch.path()));
+}
+
+/// A secret where none belongs, or one that is not well formed, is not repeated by what says so.
+#[tokio::test]
+async fn a_secret_in_the_wrong_place_is_not_repeated() {
+    let scene = Scene::new(tempo(&hours(1, 10))).await;
+    let url = scene.database.url();
+    for wrong in [
+        "https://me:canary-8f3a1c-x@tempo.example/",
+        "https://canary-8f3a1c-x@tempo.example/",
+        "https://tempo.example/?token=canary-8f3a1c-x",
+        "https://tempo.example/#canary-8f3a1c-x",
+        "https://me:canary-8f3a1c-x @tempo.example/",
+        "me:canary-8f3a1c-x@tempo.example",
+    ] {
+        let file = scene.write(&job(1));
+        let path = scene.folder.path().join(&file);
+        let text = std::fs::read_to_string(&path).unwrap();
+        for (written, environment) in [(wrong, ""), ("${WRONG}", wrong)] {
+            std::fs::write(&path, text.replace(&scene.simulator.url(), written)).unwrap();
+            let environment = [
+                ("DATABASE_URL", url.as_str()),
+                ("WRONG", environment),
+                ("RUST_LOG", "trace"),
+            ];
+            for command in [["check", &file], ["run", &file]] {
+                let said = scene.command_with(&command, &environment).await.expect(2);
+                assert_hidden(wrong, &said.stderr);
+                assert!(said.stderr.contains("`url`"), "{}", said.stderr);
+            }
+        }
+        let said = scene.command(&["init", "--url", wrong]).await.expect(2);
+        assert_hidden(wrong, &(said.stdout + &said.stderr));
+    }
+    for (wrong, code) in [
+        ("postgres://me:canary-8f3a1c-x@127.0.0.1:1/harvest", 1),
+        (
+            "postgres://me:x@127.0.0.1:1/harvest?password=canary-8f3a1c-x&sslpassword=canary-8f3a1c-y",
+            1,
+        ),
+        ("postgres://me:1/canary-8f3a1c-x@127.0.0.1:1/harvest", 2),
+        ("postgres://me:1#canary-8f3a1c-x@127.0.0.1:1/harvest", 2),
+        ("postgres://me:1?canary-8f3a1c-x@127.0.0.1:1/harvest", 2),
+        ("postgres://me:canary-8f3a1c-x", 2),
+        ("canary-8f3a1c-x", 2),
+        ("canary-8f3a1c-x://127.0.0.1/x", 2),
+    ] {
+        let environment = [("DATABASE_URL", wrong), ("RUST_LOG", "trace")];
+        for command in [&["status"][..], &["doctor"], &["migrate"]] {
+            let said = scene.command_with(command, &environment).await.expect(code);
+            assert_hidden(wrong, &(said.stdout + &said.stderr));
+        }
+        let said = scene
+            .command_with(&["db", "--", "true"], &environment)
+            .await;
+        assert_hidden(wrong, &(said.stdout + &said.stderr));
+    }
+    // The program's own secrets cannot be sent to a Tempo.
+    let file = scene.write(&secret_job(1, "bearer_token = '${DATABASE_URL}'"));
+    let said = scene.command(&["run", &file]).await.expect(2);
+    assert!(
+        said.stderr.contains("a secret of tempo-harvest's own"),
+        "{}",
+        said.stderr
+    );
+    assert_eq!(scene.new_requests().len(), 0);
 }
