@@ -110,8 +110,7 @@ fn libpq_variables(database_url: &str) -> anyhow::Result<Vec<(String, String)>> 
     )?;
     anyhow::ensure!(
         matches!(url.scheme(), "postgres" | "postgresql"),
-        "DATABASE_URL begins with `{}:`, but only PostgreSQL is supported: postgres://USER:PASSWORD@HOST/DATABASE",
-        url.scheme()
+        "DATABASE_URL is not the URL of a PostgreSQL, which is what is supported: postgres://USER:PASSWORD@HOST/DATABASE"
     );
     let decode = |text: &str| percent_decode(text);
     let mut variables = vec![("DATABASE_URL".to_owned(), database_url.to_owned())];
