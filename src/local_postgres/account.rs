@@ -11,6 +11,8 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use rustix::process::Pid;
+
 use super::Error;
 use super::folder::{Folder, io_error, random_hex};
 
@@ -172,6 +174,16 @@ impl Home {
     /// Gives a folder or file that we made to the account.
     pub(super) fn give(&self, path: &Path) -> Result<(), Error> {
         self.account.map_or(Ok(()), |account| account.own(path))
+    }
+
+    /// Whether this process is the account's, as far as that can be told: its number stands in a file that the account can write to, and
+    /// root would end any.
+    pub(super) fn runs(&self, pid: Pid) -> bool {
+        let process = fs::metadata(format!("/proc/{}", pid.as_raw_nonzero()));
+        match (self.account, process) {
+            (Some(account), Ok(process)) => process.uid() == account.uid,
+            _ => true,
+        }
     }
 
     /// A new empty folder of the account's, closed to everybody else, with a path short enough for a socket in it.

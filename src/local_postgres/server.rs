@@ -204,6 +204,7 @@ impl Server {
             // Its socket is in a folder of our own, so what answers there is our server, and the ID in its file is its.
             if let Some(socket_folder) = folder.socket_folder()?
                 && let Some(postmaster) = Postmaster::read(home)
+                && home.runs(postmaster.pid)
                 && answers(socket_folder).await
             {
                 tracing::info!("adopting the PostgreSQL server that a killed supervisor left");
