@@ -254,7 +254,9 @@ fn in_the_compose_file_only_migrate_owns_the_tables() {
         );
         assert!(ROLES.contains(&format!("CREATE ROLE {role};")), "{service}");
     }
-    let url = |login: &str| format!("DATABASE_URL: postgres://{login}@postgres:5432/harvest");
+    let url = |login: &str| {
+        format!("DATABASE_URL: postgres://{login}@postgres:5432/harvest?sslmode=disable")
+    };
     assert!(services["worker"].contains(&url("collector").as_str()));
     assert!(services["migrate"].contains(&url("harvest").as_str()));
     assert!(
