@@ -73,6 +73,21 @@ pub enum Misbehaviour {
     ContentType(String),
     /// A proper answer, compressed, whose last quarter is missing although the connection ends properly.
     TruncatedGzip,
+    /// An answer under this status and content type whose body is a beginning, and then one part over and over.
+    Flood {
+        /// Its status.
+        status: u16,
+        /// Its content type.
+        content_type: String,
+        /// What its body begins with.
+        beginning: Vec<u8>,
+        /// What comes after that.
+        part: Vec<u8>,
+        /// So many times; `u64::MAX` is without end.
+        times: u64,
+        /// Whether it is compressed.
+        compressed: bool,
+    },
     /// From now on the server allows no more than this many traces a search; answered accordingly.
     LowerLimit(u32),
     /// A proper answer, once released; made by [`super::Control::hold`].
@@ -95,6 +110,7 @@ impl Misbehaviour {
             Self::Redirect { .. } => "redirect",
             Self::ContentType(_) => "content type",
             Self::TruncatedGzip => "truncated gzip",
+            Self::Flood { .. } => "flood",
             Self::LowerLimit(_) => "lower limit",
             Self::Hold(_) => "hold",
         }

@@ -92,7 +92,7 @@ fn string(text: &mut String, value: &str) {
 }
 
 /// A search answer; other than elsewhere, `traces` and `metrics` are written even when empty.
-pub(super) fn search_response(response: &SearchResponse) -> String {
+pub fn search_response(response: &SearchResponse) -> String {
     let mut text = String::with_capacity(64 + response.traces.len() * 400);
     let mut object = Object::begin(&mut text);
     array(object.key("traces"), &response.traces, trace);
@@ -169,8 +169,11 @@ pub(super) fn key_value(text: &mut String, attribute: &KeyValue) {
         Some(any_value::Value::Int(content)) => {
             let _ = write!(value.key("intValue"), "\"{content}\"");
         }
-        Some(any_value::Value::Double(content)) => {
+        Some(any_value::Value::Double(content)) if content.is_finite() => {
             let _ = write!(value.key("doubleValue"), "{content}");
+        }
+        Some(any_value::Value::Double(content)) => {
+            let _ = write!(value.key("doubleValue"), "\"{content}\"");
         }
         None => {}
     }
@@ -179,7 +182,7 @@ pub(super) fn key_value(text: &mut String, attribute: &KeyValue) {
 }
 
 /// The answer of `/api/v2/traces/{id}`.
-pub(super) fn trace_by_id_response(response: &TraceByIdResponse) -> String {
+pub fn trace_by_id_response(response: &TraceByIdResponse) -> String {
     let mut text = String::new();
     let mut object = Object::begin(&mut text);
     let no_trace = otlp::TracesData::default();

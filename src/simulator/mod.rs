@@ -18,7 +18,7 @@ mod combine;
 mod control;
 mod faults;
 mod generate;
-mod json;
+pub mod json;
 mod metrics;
 mod params;
 mod population;
@@ -55,6 +55,7 @@ pub use span::{
     Attribute, AttributeScope, AttributeValue, ServiceCounts, Span, SpanKind, SpanStatus, Text,
     TraceFragment,
 };
+pub use traceql::understands;
 
 /// Which Tempo is simulated. They differ in the defaults of [`Config::new`] only.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

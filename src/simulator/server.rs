@@ -58,6 +58,9 @@ pub(super) async fn handle(State(shared): State<Arc<Shared>>, request: Request) 
     if let Some(fault) = &fault {
         in_flight.meets(fault.name());
     }
+    if let Some(flood @ Misbehaviour::Flood { .. }) = fault {
+        return flooded(flood, &http_date(shared.clock.now()), in_flight);
+    }
     let instead = match &fault {
         Some(fault) => before_answering(fault, &shared).await,
         None => None,
@@ -153,7 +156,8 @@ async fn before_answering(fault: &Misbehaviour, shared: &Shared) -> Option<Answe
         Misbehaviour::SlowBody { .. }
         | Misbehaviour::CutConnection { .. }
         | Misbehaviour::ContentType(_)
-        | Misbehaviour::TruncatedGzip => None,
+        | Misbehaviour::TruncatedGzip
+        | Misbehaviour::Flood { .. } => None,
     }
 }
 
@@ -328,6 +332,69 @@ impl Stream for Pieces {
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         self.0.poll_recv(context)
     }
+}
+
+/// How much of a flood is written at once, bytes.
+const FLOOD_PIECE: usize = 64 << 10;
+
+fn flooded(flood: Misbehaviour, date: &str, in_flight: InFlight) -> Response<Body> {
+    let Misbehaviour::Flood {
+        status,
+        content_type,
+        beginning,
+        part,
+        times,
+        compressed,
+    } = flood
+    else {
+        return Response::default();
+    };
+    let status = StatusCode::from_u16(status).unwrap_or(StatusCode::OK);
+    let mut answer = Answer {
+        status,
+        ..Answer::ok(&content_type, "")
+    };
+    if compressed {
+        answer = answer.with_header(CONTENT_ENCODING, "gzip");
+    }
+    in_flight.answered(status.as_u16(), 0);
+    let (sender, receiver) = mpsc::channel(1);
+    tokio::spawn(async move {
+        let at_once = (FLOOD_PIECE / part.len().max(1)).max(1);
+        let many = Bytes::from(part.repeat(at_once));
+        let mut encoder = compressed.then(|| GzEncoder::new(Vec::new(), Compression::best()));
+        let mut next = Bytes::from(beginning);
+        let mut left = times;
+        loop {
+            let piece = match &mut encoder {
+                Some(encoder) => {
+                    // Writing into memory cannot fail.
+                    let _ = encoder.write_all(&next);
+                    Bytes::from(std::mem::take(encoder.get_mut()))
+                }
+                None => next,
+            };
+            if !piece.is_empty() && sender.send(Ok(piece)).await.is_err() {
+                break;
+            }
+            if left == 0 {
+                break;
+            }
+            let now = left.min(at_once as u64);
+            left = match left {
+                u64::MAX => left,
+                left => left - now,
+            };
+            next = many.slice(..part.len() * usize::try_from(now).unwrap_or(0));
+        }
+        if let Some(rest) = encoder.and_then(|encoder| encoder.finish().ok()) {
+            let _ = sender.send(Ok(rest.into())).await;
+        }
+        drop(in_flight);
+    });
+    let mut response = response(&answer, date, 0, Body::from_stream(Pieces(receiver)));
+    response.headers_mut().remove(CONTENT_LENGTH);
+    response
 }
 
 fn in_pieces(

@@ -34,6 +34,11 @@ impl OverTime {
     }
 }
 
+/// Whether this is TraceQL that the simulator understands.
+pub fn understands(query: &str) -> bool {
+    parser::parse(query).is_ok()
+}
+
 /// A whole query.
 #[derive(Debug, Clone)]
 pub(super) struct Query {

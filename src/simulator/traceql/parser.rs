@@ -13,6 +13,9 @@ use super::{
 };
 use crate::simulator::span::{SpanKind, SpanStatus};
 
+/// Parentheses may stand in each other this deep, more than any query needs: reading them takes the stack.
+const DEEPEST: usize = 100;
+
 /// Reads a query.
 ///
 /// # Errors
@@ -21,6 +24,7 @@ pub(in crate::simulator) fn parse(query: &str) -> Result<Query, QueryError> {
     let mut parser = Parser {
         tokens: tokens(query)?,
         at: 0,
+        depth: 0,
     };
     parser.query()
 }
@@ -28,6 +32,8 @@ pub(in crate::simulator) fn parse(query: &str) -> Result<Query, QueryError> {
 struct Parser {
     tokens: Vec<Token>,
     at: usize,
+    /// Parentheses that are open.
+    depth: usize,
 }
 
 impl Parser {
@@ -64,6 +70,24 @@ impl Parser {
             column: token.column,
             message,
         }
+    }
+
+    /// Reads what stands between parentheses, of which the first was read.
+    fn parenthesized<T>(
+        &mut self,
+        expecting: &str,
+        read: impl FnOnce(&mut Self) -> Result<T, QueryError>,
+    ) -> Result<T, QueryError> {
+        if self.depth >= DEEPEST {
+            return Err(self.unexpected(""));
+        }
+        self.depth += 1;
+        let inner = read(self)?;
+        self.depth -= 1;
+        if !self.accept(")") {
+            return Err(self.unexpected(expecting));
+        }
+        Ok(inner)
     }
 
     fn require(&mut self, sign: &str) -> Result<(), QueryError> {
@@ -183,11 +207,9 @@ impl Parser {
 
     fn spanset(&mut self, expecting: &str) -> Result<Spansets, QueryError> {
         if self.accept("(") {
-            let stages = self.pipeline()?;
-            if !self.accept(")") {
-                return Err(self.unexpected(") or |"));
-            }
-            return Ok(Spansets::Pipeline(stages));
+            return self
+                .parenthesized(") or |", Self::pipeline)
+                .map(Spansets::Pipeline);
         }
         if !self.accept("{") {
             return Err(self.unexpected(expecting));
@@ -217,11 +239,7 @@ impl Parser {
 
     fn comparison(&mut self) -> Result<Condition, QueryError> {
         if self.accept("(") {
-            let condition = self.condition()?;
-            if !self.accept(")") {
-                return Err(self.unexpected(""));
-            }
-            return Ok(condition);
+            return self.parenthesized("", Self::condition);
         }
         if matches!(
             self.peek(),
