@@ -7,7 +7,7 @@ use serde_json::json;
 use super::{Exit, UsageError, database::Database, terminal};
 use crate::{
     verify::certificate::{self, Certificate, Digests},
-    window::rfc3339,
+    window::{Window, rfc3339},
 };
 
 /// Prints a certificate in words.
@@ -75,16 +75,15 @@ pub(super) fn print(out: &mut impl Write, certificate: &Certificate) -> std::io:
     Ok(())
 }
 
-fn read(path: &Path) -> Result<Digests, UsageError> {
+fn read(path: &Path) -> Result<(Digests, Window), UsageError> {
     let named = path.display();
     let text = std::fs::read_to_string(path)
         .map_err(|error| UsageError(format!("cannot read `{named}`: {error}")))?;
-    let certificate: Certificate = serde_json::from_str(&text).map_err(|error| {
+    Digests::of_certificate(&text).map_err(|reason| {
         UsageError(format!(
-            "`{named}` is no certificate in JSON, as `verify --deep --certificate --json` prints it: {error}"
+            "`{named}` is no certificate in JSON, as `verify --deep --certificate --json` prints it: {reason}"
         ))
-    })?;
-    Ok(certificate.digests)
+    })
 }
 
 /// Holds the digests of an earlier certificate against what is stored now. Tempo is not asked.
@@ -94,14 +93,7 @@ pub(super) async fn check(
     path: &Path,
     as_json: bool,
 ) -> anyhow::Result<Exit> {
-    let then = read(path)?;
-    let range = then.range().ok_or_else(|| {
-        let (from, to) = (&then.from, &then.to);
-        UsageError(format!(
-            "`{}` has no range: `{from}` … `{to}`",
-            path.display()
-        ))
-    })?;
+    let (then, range) = read(path)?;
     let now = certificate::digests(&database.pool, dataset, range).await?;
     let differences = then.differences(&now);
     let same = then.sha256 == now.sha256 && differences.is_empty();

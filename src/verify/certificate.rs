@@ -7,7 +7,7 @@
 //! written `\\`, `\t`, `\n`, `\r`. The digest over all is SHA-256 over a line for each day, `2026-03-01<TAB>traces<TAB>digest<LF>`,
 //! ascending. So the rows of a day piped from psql into `sha256sum` give the same.
 
-use std::fmt::Write as _;
+use std::{collections::HashMap, fmt::Write as _};
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
@@ -22,6 +22,8 @@ use crate::{
 };
 
 const DAY_S: i64 = 86_400;
+/// How much is said about what is no certificate, characters.
+const LONGEST_REASON: usize = 400;
 
 /// What a certificate claims.
 pub const CLAIMS: &str = "every trace that search could reach when it was verified is stored";
@@ -251,6 +253,31 @@ pub struct Difference {
 }
 
 impl Digests {
+    /// Those in a certificate, read back from its JSON, and the range they are of.
+    ///
+    /// # Errors
+    /// Why it is no certificate, in a few words.
+    pub fn of_certificate(text: &str) -> Result<(Self, Window), String> {
+        let certificate: Certificate = serde_json::from_str(text).map_err(|error| {
+            error
+                .to_string()
+                .chars()
+                .take(LONGEST_REASON)
+                .collect::<String>()
+        })?;
+        let digests = certificate.digests;
+        let range = digests.range().ok_or("it has no range")?;
+        // Days are counted, not listed: a range may claim any number of them.
+        let days = (range.end() - 1).div_euclid(DAY_S) - range.start().div_euclid(DAY_S) + 1;
+        if i64::try_from(digests.days.len()) != Ok(days) {
+            return Err(format!(
+                "its range has {days} days, it lists {}",
+                digests.days.len()
+            ));
+        }
+        Ok((digests, range))
+    }
+
     /// The range they are of.
     pub fn range(&self) -> Option<Window> {
         let second = |text: &str| Some(DateTime::parse_from_rfc3339(text).ok()?.timestamp());
@@ -259,7 +286,9 @@ impl Digests {
 
     /// The days that differ now from what they were.
     pub fn differences(&self, now: &Self) -> Vec<Difference> {
-        let of = |day: &str| now.days.iter().find(|other| other.day == day);
+        let by_day: HashMap<&str, &Day> =
+            now.days.iter().map(|day| (day.day.as_str(), day)).collect();
+        let of = |day: &str| by_day.get(day).copied();
         let days = self.days.iter().filter(|day| of(&day.day) != Some(*day));
         days.map(|day| Difference {
             day: day.day.clone(),
