@@ -88,8 +88,8 @@ fn decode(criterion: &mut Criterion) {
             let name = format!("{} {detail}", format.name());
             group.bench_function(name, |bencher| {
                 bencher.iter(|| {
-                    let body = black_box(bytes).to_vec().into();
-                    let decoded = decode_search(format, body).unwrap();
+                    let body = black_box(bytes).to_vec();
+                    let decoded = decode_search(format, &body, TRACES).unwrap();
                     assert_eq!(decoded.traces.len(), TRACES);
                     decoded
                 });
@@ -157,8 +157,10 @@ fn merge(criterion: &mut Criterion) {
     group.sample_size(10);
     for (detail, query) in [("trace", None), ("services", Some("{}"))] {
         let answer = answer(&runtime, query, "application/protobuf");
-        let body = answer.as_bytes().unwrap().to_vec().into();
-        let traces = decode_search(Format::Protobuf, body).unwrap().traces;
+        let body = answer.as_bytes().unwrap();
+        let traces = decode_search(Format::Protobuf, body, TRACES)
+            .unwrap()
+            .traces;
         for (case, empty_first) in [("new", true), ("all known", false)] {
             group.bench_function(format!("{detail}, {case}"), |bencher| {
                 bencher.iter_custom(|times| {

@@ -42,6 +42,8 @@ const NEAR_S: i64 = 3_600;
 const OVERSTATED: f64 = 0.7;
 /// Durations kept for estimates.
 const SAMPLE: usize = 50_000;
+/// So often an answer may be larger than is read, however narrow the band.
+const MOST_TOO_MUCH: u32 = 3;
 /// A window needs no more requests than this, or something is wrong.
 const MOST_REQUESTS: i32 = 20_000;
 
@@ -124,6 +126,7 @@ pub(super) async fn harvest(
         },
         figures: Figures::default(),
         seen: Vec::new(),
+        too_much: 0,
         work,
     };
     match full.all_bands(counted).await {
@@ -152,6 +155,8 @@ struct Full<'a, 'w> {
     figures: Figures,
     /// IDs of what was stored.
     seen: Vec<[u8; 16]>,
+    /// Answers that were larger than is read.
+    too_much: u32,
 }
 
 impl Full<'_, '_> {
@@ -251,6 +256,10 @@ impl Full<'_, '_> {
             let answer = match self.work.search(Some(query.clone()), limit).await {
                 Ok(answer) => answer,
                 Err(failure) if failure.class == Class::TooLarge => {
+                    self.too_much += u32::from(failure.is_more_than_read());
+                    if self.too_much > MOST_TOO_MUCH {
+                        return Err(Outcome::Failed(failure));
+                    }
                     return match spans::too_large(self.work, &conditions).await? {
                         Large::Over(sample) => Ok(Part::Over(sample)),
                         Large::Found(found, before) => {

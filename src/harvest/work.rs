@@ -42,6 +42,9 @@ const CUTOFF_S: i64 = 31;
 const CLOCK_TOLERANCE_S: u64 = 600;
 /// Most steps of one count.
 const MOST_STEPS: i64 = 3_600;
+/// An answer larger than is read costs as many attempts: Tempo's are not, unless it is allowed to send very much, and then those
+/// of a few ever narrower windows are.
+const ATTEMPTS_FOR_TOO_MUCH: u32 = 2;
 /// How far around a window its density is looked up, seconds: the neighbours may still be under way.
 const DENSITY_REACH_S: [i64; 2] = [3_600, 86_400];
 
@@ -415,10 +418,16 @@ impl<'a> Work<'a> {
             {
                 // A server that never answers in time must not be asked for ever narrower windows: pieces go on with the
                 // attempts that are left.
-                let spent = if failure.class == Class::Timeout {
-                    self.claimed.attempts + 1
-                } else {
-                    0
+                let spent = match failure.class {
+                    Class::Timeout => self.claimed.attempts + 1,
+                    _ if failure.is_more_than_read() => {
+                        let spent = self.claimed.attempts.saturating_add(ATTEMPTS_FOR_TOO_MUCH);
+                        if spent >= self.client().source().limits.max_attempts {
+                            return Some(Outcome::Failed(failure));
+                        }
+                        spent
+                    }
+                    _ => 0,
                 };
                 let mut decision = split::too_large(window);
                 if failure.class == Class::TooLarge && self.in_bulk() {

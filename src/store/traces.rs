@@ -404,7 +404,7 @@ fn combine(mut found: Vec<TraceSummary>) -> Vec<TraceSummary> {
         kept.root_service = kept.root_service.take().or(later.root_service.take());
         kept.root_name = kept.root_name.take().or(later.root_name.take());
         kept.services = match (kept.services.take(), later.services.take()) {
-            (Some(kept), Some(later)) => Some(by_service([kept, later].concat())),
+            (Some(kept), Some(later)) => by_service(&mut [kept, later].concat()),
             (kept, later) => kept.or(later),
         };
         true

@@ -6,7 +6,7 @@
 use std::{fmt::Write as _, time::Duration};
 
 use super::{
-    client::Client,
+    client::{Client, LARGEST_TRACE},
     error::Failure,
     gate::Urgency,
     wire::{
@@ -44,13 +44,16 @@ impl Client {
             let _ = write!(path, "{byte:02x}");
         }
         let body = self
-            .get(self.url(&path), "application/protobuf", urgency)
+            .get(
+                self.url(&path),
+                "application/protobuf",
+                urgency,
+                LARGEST_TRACE,
+            )
             .await?;
         let format = Format::of(&body.content_type).ok_or_else(|| self.strange(&body))?;
         let decoded = wire::spans::decode_trace(format, &body.bytes, trace_id, wanted);
-        let trace = decoded.map_err(|error| {
-            self.broken(&body, format!("Tempo's trace cannot be read: {error}"))
-        })?;
+        let trace = decoded.map_err(|error| self.unreadable(&body, "Tempo's trace", &error))?;
         self.gate.answered(body.elapsed).await;
         Ok(TraceAnswer {
             trace,

@@ -1,7 +1,8 @@
 //! HTTP to one Tempo: requests in, typed answers or classified failures out.
 //!
 //! Redirects are never followed (they would carry credentials to another host, and lead to login pages). Bodies are read
-//! into a bounded buffer. Nothing here retries; [`crate::harvest`] decides that.
+//! into a bounded buffer, large ones one at a time, and decoded into bounded memory. Nothing here retries;
+//! [`crate::harvest`] decides that.
 
 use std::{
     borrow::Cow,
@@ -13,11 +14,11 @@ use std::{
 };
 
 use chrono::{DateTime, Utc};
-use prost::bytes::Bytes;
 use reqwest::{
     Response,
     header::{ACCEPT, ACCEPT_ENCODING, CONTENT_TYPE, DATE, HeaderValue, LOCATION, RETRY_AFTER},
 };
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use url::Url;
 
 use super::{
@@ -26,7 +27,7 @@ use super::{
     limits::{Learned, Limits},
     secrets::Secrets,
     setup::{SetupError, chain, default_headers, is_loopback, no_client, root, tls_hint, with_tls},
-    wire::{self, Format, SearchBody, spans::Wanted},
+    wire::{self, DecodeError, Format, SearchBody, spans::Wanted},
 };
 use crate::{
     container,
@@ -35,8 +36,17 @@ use crate::{
     window::Window,
 };
 
-/// The largest body that is read, bytes: several times what Tempo can send (16 MiB between its parts, more as JSON).
-const LARGEST_BODY: usize = 192 << 20;
+/// The largest answer to a search that is read, bytes: several times what Tempo's parts send each other (16 MiB), for it may be
+/// allowed to send more, and writes the same larger as JSON.
+const LARGEST_SEARCH: usize = 64 << 20;
+/// The largest trace that is read, bytes: one that is too large for this cannot be asked for in parts.
+pub(super) const LARGEST_TRACE: usize = 192 << 20;
+/// The largest answer to a count that is read, bytes: 10,000 steps, a hundred bytes each, and as much again for what is not read.
+const LARGEST_COUNT: usize = 2 << 20;
+/// The largest answer that is read of anything else, refusals among it, bytes.
+const LARGEST_OTHER: usize = 64 << 10;
+/// Answers that are larger than this, bytes, are read one at a time: all others fit into memory beside each other.
+const LARGE: usize = 24 << 20;
 /// How much of a refusal's text is kept, characters.
 const LONGEST_TEXT: usize = 400;
 /// How much of a body is looked at for a message, bytes.
@@ -97,6 +107,16 @@ pub struct Count<'a> {
     pub urgency: Urgency,
 }
 
+impl Count<'_> {
+    /// Steps that there are, and a few more for its edges.
+    fn most_samples(&self) -> usize {
+        let steps = self.window.seconds() / self.step_s.max(1);
+        usize::try_from(steps)
+            .unwrap_or(usize::MAX)
+            .saturating_add(4)
+    }
+}
+
 /// An answer to a count.
 #[derive(Debug)]
 pub struct CountAnswer {
@@ -122,15 +142,18 @@ pub struct Client {
     /// Whether it was said that the server does not answer.
     silent: AtomicBool,
     secrets: Secrets,
+    /// Who reads a large answer.
+    large: Arc<Semaphore>,
 }
 
-/// A whole answer in memory.
+/// A whole answer in memory, and the place that a large one has there.
 pub(super) struct Body {
     pub(super) status: u16,
     pub(super) content_type: String,
     server_time: Option<DateTime<Utc>>,
-    pub(super) bytes: Bytes,
+    pub(super) bytes: Vec<u8>,
     pub(super) elapsed: Duration,
+    _large: Option<OwnedSemaphorePermit>,
 }
 
 impl Body {
@@ -197,6 +220,7 @@ impl Client {
             uncounted: Mutex::new(None),
             silent: AtomicBool::new(false),
             secrets: Secrets::of(&source),
+            large: Arc::new(Semaphore::new(1)),
             source,
         })
     }
@@ -278,16 +302,15 @@ impl Client {
             }
         }
         let body = self
-            .get(url, "application/protobuf", search.urgency)
+            .get(url, "application/protobuf", search.urgency, LARGEST_SEARCH)
             .await?;
         let format = Format::of(&body.content_type).ok_or_else(|| self.strange(&body))?;
+        let most = search.limit as usize;
         let decoded = match &search.spans {
-            Some(wanted) => wire::spans::decode_spans(format, &body.bytes, wanted),
-            None => wire::decode_search(format, body.bytes.clone()),
+            Some(wanted) => wire::spans::decode_spans(format, &body.bytes, wanted, most),
+            None => wire::decode_search(format, &body.bytes, most),
         };
-        let decoded = decoded.map_err(|error| {
-            self.broken(&body, format!("Tempo's answer cannot be read: {error}"))
-        })?;
+        let decoded = decoded.map_err(|error| self.unreadable(&body, "Tempo's answer", &error))?;
         self.gate.answered(body.elapsed).await;
         Ok(Answer {
             body: decoded,
@@ -317,9 +340,8 @@ impl Client {
         let spans = count.query.unwrap_or("{nestedSetParent<0}");
         let query = format!("{spans} | count_over_time() with(exemplars=false)");
         let body = self.query_range(count, &query).await?;
-        let histogram = wire::decode_count(&body.bytes, count.step_s).map_err(|error| {
-            self.broken(&body, format!("Tempo's count cannot be read: {error}"))
-        })?;
+        let histogram = wire::decode_count(&body.bytes, count.step_s, count.most_samples())
+            .map_err(|error| self.unreadable(&body, "Tempo's count", &error))?;
         self.gate.answered(body.elapsed).await;
         Ok(CountAnswer {
             histogram,
@@ -336,9 +358,8 @@ impl Client {
     pub async fn mean_duration_s(&self, count: &Count<'_>) -> Result<Option<f64>, Failure> {
         let query = "{nestedSetParent<0} | avg_over_time(duration) with(exemplars=false)";
         let body = self.query_range(count, query).await?;
-        let mean = wire::decode_average(&body.bytes).map_err(|error| {
-            self.broken(&body, format!("Tempo's average cannot be read: {error}"))
-        })?;
+        let mean = wire::decode_average(&body.bytes, count.most_samples())
+            .map_err(|error| self.unreadable(&body, "Tempo's average", &error))?;
         self.gate.answered(body.elapsed).await;
         Ok(mean)
     }
@@ -350,7 +371,8 @@ impl Client {
             .append_pair("start", &count.window.start().to_string())
             .append_pair("end", &count.window.end().to_string())
             .append_pair("step", &format!("{}s", count.step_s));
-        self.get(url, "application/json", count.urgency).await
+        self.get(url, "application/json", count.urgency, LARGEST_COUNT)
+            .await
     }
 
     /// Asks for more traces than any server allows, and for no query at all: a refusal that names the most a search may ask
@@ -384,6 +406,7 @@ impl Client {
                 self.url("api/status/buildinfo"),
                 "application/json",
                 Urgency::Background,
+                LARGEST_OTHER,
             )
             .await?;
         let info: Option<serde_json::Value> = serde_json::from_slice(&body.bytes).ok();
@@ -400,15 +423,17 @@ impl Client {
         url
     }
 
+    /// Asks for an answer of so many bytes at most.
     pub(super) async fn get(
         &self,
         url: Url,
         accept: &'static str,
         urgency: Urgency,
+        largest: usize,
     ) -> Result<Body, Failure> {
         let _place = self.gate.enter(urgency).await;
         let sent = Instant::now();
-        match self.send(url, accept, sent).await {
+        match self.send(url, accept, sent, largest).await {
             Ok(body) => Ok(body),
             Err(mut failure) => {
                 failure.elapsed = sent.elapsed();
@@ -418,7 +443,13 @@ impl Client {
         }
     }
 
-    async fn send(&self, url: Url, accept: &'static str, sent: Instant) -> Result<Body, Failure> {
+    async fn send(
+        &self,
+        url: Url,
+        accept: &'static str,
+        sent: Instant,
+        largest: usize,
+    ) -> Result<Body, Failure> {
         tracing::trace!(source = self.source.name, %url, "request");
         let response = self
             .http
@@ -439,10 +470,15 @@ impl Client {
         let server_time = DateTime::parse_from_rfc2822(text_of(DATE))
             .ok()
             .map(|at| at.with_timezone(&Utc));
-        let bytes = match self.read(response).await {
-            Ok(bytes) => bytes.into(),
+        let read = if status == 200 && Format::of(&content_type).is_some() {
+            self.read(response, largest).await
+        } else {
+            self.read_beginning(response).await
+        };
+        let (bytes, large) = match read {
+            Ok(read) => read,
             // Here the status says enough; what else is refused says why in its body.
-            Err(_) if matches!(status, 401..=408 | 429 | 500..) => Bytes::new(),
+            Err(_) if matches!(status, 401..=408 | 429 | 500..) => (Vec::new(), None),
             Err(failure) => return Err(failure),
         };
         let body = Body {
@@ -451,6 +487,7 @@ impl Client {
             server_time,
             bytes,
             elapsed: sent.elapsed(),
+            _large: large,
         };
         if body.status != 200 {
             let retry_after = retry_after(text_of(RETRY_AFTER), body.server_time);
@@ -462,32 +499,61 @@ impl Client {
         Ok(body)
     }
 
-    async fn read(&self, mut response: Response) -> Result<Vec<u8>, Failure> {
-        let announced = response.content_length().unwrap_or(0);
+    /// Reads a whole answer. One that is large waits until no other is in memory; its place is held as long as it is.
+    async fn read(
+        &self,
+        mut response: Response,
+        largest: usize,
+    ) -> Result<(Vec<u8>, Option<OwnedSemaphorePermit>), Failure> {
         let too_large = || {
-            Failure::new(
-                Class::TooLarge,
-                format!(
-                    "Tempo's answer is larger than {} MiB, the most that is read",
-                    LARGEST_BODY >> 20
-                ),
-            )
+            let most = match largest >> 20 {
+                0 => format!("{} KiB", largest >> 10),
+                most => format!("{most} MiB"),
+            };
+            let message = format!("Tempo's answer is larger than {most}, the most that is read");
+            Failure::new(Class::TooLarge, message)
         };
-        if announced > LARGEST_BODY as u64 {
+        let announced = response.content_length().unwrap_or(0);
+        if announced > largest as u64 {
             return Err(too_large());
         }
-        let mut bytes = Vec::with_capacity(usize::try_from(announced).unwrap_or(0).min(32 << 20));
+        let announced = usize::try_from(announced).unwrap_or(0);
+        let mut bytes = Vec::with_capacity(announced.min(LARGE));
+        let mut large = None;
         while let Some(chunk) = response
             .chunk()
             .await
             .map_err(|error| self.transport(error))?
         {
-            if bytes.len() + chunk.len() > LARGEST_BODY {
+            let length = bytes.len() + chunk.len();
+            if length > largest {
                 return Err(too_large());
+            }
+            if length > LARGE && large.is_none() {
+                // Never closed, so this is always a permit.
+                large = Arc::clone(&self.large).acquire_owned().await.ok();
             }
             bytes.extend_from_slice(&chunk);
         }
-        Ok(bytes)
+        Ok((bytes, large))
+    }
+
+    /// Reads what a refusal says, and no more of it than says enough.
+    async fn read_beginning(
+        &self,
+        mut response: Response,
+    ) -> Result<(Vec<u8>, Option<OwnedSemaphorePermit>), Failure> {
+        let mut bytes = Vec::new();
+        while bytes.len() < LARGEST_OTHER
+            && let Some(chunk) = response
+                .chunk()
+                .await
+                .map_err(|error| self.transport(error))?
+        {
+            bytes.extend_from_slice(&chunk);
+        }
+        bytes.truncate(LARGEST_OTHER);
+        Ok((bytes, None))
     }
 
     fn refused(&self, body: &Body, location: &str, retry_after: Option<Duration>) -> Failure {
@@ -515,8 +581,23 @@ impl Client {
         }
     }
 
+    /// An answer that is not what it should be, or more than can be taken.
+    pub(super) fn unreadable(&self, body: &Body, what: &str, error: &DecodeError) -> Failure {
+        let class = match error.is_of_size() {
+            true => Class::TooLarge,
+            false => Class::Passing,
+        };
+        // It may say back what was wrong, however long that is.
+        let said: String = error.to_string().chars().take(READ_FOR_MESSAGES).collect();
+        let message = format!("{what} cannot be read: {}", self.excerpt(&said, false));
+        Failure {
+            class,
+            ..self.broken(body, message)
+        }
+    }
+
     /// An answer that is not what it should be, and may be next time.
-    pub(super) fn broken(&self, body: &Body, message: String) -> Failure {
+    fn broken(&self, body: &Body, message: String) -> Failure {
         Failure {
             elapsed: body.elapsed,
             ..Failure::of_answer(Class::Passing, body.status, self.scrub(&message))
@@ -620,8 +701,8 @@ fn without_query(location: &str) -> String {
     }
 }
 
-/// One line, at most [`LONGEST_TEXT`] characters; of an HTML page only its title.
-fn shorten(text: &str, html: bool) -> String {
+/// One line, at most 400 characters; of an HTML page only its title.
+pub fn shorten(text: &str, html: bool) -> String {
     let lower = text.to_ascii_lowercase();
     let title = lower
         .find("<title>")
@@ -638,7 +719,7 @@ fn shorten(text: &str, html: bool) -> String {
 }
 
 /// `Retry-After` in seconds or as an HTTP date, which is measured by the server's own clock.
-fn retry_after(value: &str, server_time: Option<DateTime<Utc>>) -> Option<Duration> {
+pub fn retry_after(value: &str, server_time: Option<DateTime<Utc>>) -> Option<Duration> {
     let value = value.trim();
     if let Ok(seconds) = value.parse::<u64>() {
         return Some(Duration::from_secs(seconds));

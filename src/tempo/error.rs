@@ -53,6 +53,11 @@ impl Failure {
         }
     }
 
+    /// Whether an answer that Tempo did send is larger than we accept.
+    pub fn is_more_than_read(&self) -> bool {
+        self.class == Class::TooLarge && self.status.is_none_or(|status| status < 400)
+    }
+
     /// A failure of an answer that came with a status.
     pub fn of_answer(class: Class, status: u16, message: impl Into<String>) -> Self {
         Self {

@@ -72,9 +72,9 @@ impl Learned {
         let count = || u32::try_from(value).ok();
         match name {
             "max_result_limit" => count().map(Self::MaxResultLimit),
-            "max_duration_s" => Some(Self::MaxDuration(value)),
+            "max_duration_s" => Some(Self::MaxDuration(value.min(LONGEST_S))),
             "max_spans_per_span_set" => count().map(Self::MaxSpansPerSpanSet),
-            "metrics_max_duration_s" => Some(Self::MetricsMaxDuration(value)),
+            "metrics_max_duration_s" => Some(Self::MetricsMaxDuration(value.min(LONGEST_S))),
             _ => None,
         }
     }
@@ -125,6 +125,9 @@ fn first_number(text: &str) -> Option<u32> {
     digits.parse().ok()
 }
 
+/// A longer range than this is none, seconds: a hundred years.
+const LONGEST_S: i64 = 100 * 365 * 86_400;
+
 /// A duration as Go prints it (`168h0m0s`, `1m30s`) at the start of the text, in whole seconds; fractions are dropped.
 fn go_duration_s(text: &str) -> Option<i64> {
     let mut total = 0i64;
@@ -153,7 +156,7 @@ fn go_duration_s(text: &str) -> Option<i64> {
         total = total.checked_add(number.checked_mul(unit)?)?;
         rest = &rest[1..];
     }
-    (total > 0).then_some(total)
+    (total > 0).then_some(total.min(LONGEST_S))
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ mod backfill;
 mod backup;
 mod bad_input;
 mod baselines;
+mod bounds;
 mod check;
 mod commands;
 mod contrib;

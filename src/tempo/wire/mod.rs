@@ -1,22 +1,24 @@
 //! Tempo's wire formats: protobuf and JSON in, the same typed answer out.
 //!
-//! [`messages`] are the protobuf messages as they are, with which the simulator answers; the client decodes with the part of
-//! them that it uses ([`lean`]). An answer that ends before its `metrics` is refused:
-//! Tempo sends them last, so a body cut at a message's border would otherwise pass for a smaller answer.
+//! [`messages`] are the protobuf messages as they are, with which the simulator answers; the client reads the part of them that it
+//! uses where it stands (`reader`), and JSON as it comes (`json`). What it takes in memory is bounded (`kept`). An answer that
+//! ends before its `metrics` is refused: Tempo sends them last, so a body cut at a message's border would otherwise pass for a
+//! smaller answer.
 
-use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
-use prost::{Message, bytes::Bytes};
-use serde::{Deserialize, Deserializer, de};
-
-use self::lean::Names;
-use crate::plan::density::{Histogram, Step};
-
-mod lean;
+mod counts;
+mod json;
+mod kept;
 pub mod messages;
 mod reader;
 pub mod spans;
+mod summaries;
 
+pub use counts::{decode_average, decode_count};
+
+use kept::Kept;
+use messages::SearchMetrics;
 use reader::Malformed;
 use spans::TraceSpans;
 
@@ -115,6 +117,16 @@ pub struct SearchBody {
 }
 
 impl SearchBody {
+    /// What a search brought that cost so much: nothing yet.
+    fn at_cost(metrics: SearchMetrics) -> Self {
+        Self {
+            inspected_bytes: metrics.inspected_bytes,
+            completed_jobs: metrics.completed_jobs,
+            total_jobs: metrics.total_jobs,
+            ..Self::default()
+        }
+    }
+
     /// Whether Tempo stopped before it had searched everything.
     pub fn stopped_early(&self) -> bool {
         self.completed_jobs < self.total_jobs
@@ -142,6 +154,22 @@ pub enum DecodeError {
     /// A span ID that is none.
     #[error("`{0}` is not a span ID")]
     SpanId(String),
+    /// More traces than were asked for.
+    #[error("it brings more than the {0} traces that were asked for")]
+    MoreThanAsked(usize),
+    /// More samples than there are intervals.
+    #[error("it brings more than the {0} samples that were asked for")]
+    MoreSamples(usize),
+    /// It would take more memory than an answer may.
+    #[error("what is in it takes more memory than an answer may")]
+    OutOfProportion,
+}
+
+impl DecodeError {
+    /// Whether a part of what was asked for may well be read.
+    pub fn is_of_size(&self) -> bool {
+        matches!(self, Self::OutOfProportion)
+    }
 }
 
 impl From<Malformed> for DecodeError {
@@ -158,76 +186,20 @@ pub fn parse_trace_id(text: &str) -> Option<[u8; 16]> {
     u128::from_str_radix(text, 16).ok().map(u128::to_be_bytes)
 }
 
-/// Reads a search answer.
+/// Reads an answer to a search that asked for so many traces at most.
 ///
 /// # Errors
-/// If the body is not a whole search answer.
-pub fn decode_search(format: Format, body: Bytes) -> Result<SearchBody, DecodeError> {
-    let mut names = Names::default();
-    match format {
-        Format::Protobuf => {
-            let answer = lean::SearchResponse::decode(body)?;
-            let metrics = answer.metrics.ok_or(DecodeError::NoMetrics)?;
-            let traces = answer.traces.into_iter().map(|trace| {
-                let trace = lean::Trace::decode(trace)?;
-                let services = trace.service_stats.into_iter().map(|entry| {
-                    let stats = entry.stats.unwrap_or_default();
-                    let counts = ServiceCounts {
-                        spans: stats.span_count,
-                        errors: stats.error_count,
-                    };
-                    (names.of(&entry.service), counts)
-                });
-                let services: Vec<_> = services.collect();
-                Ok(TraceSummary {
-                    trace_id: trace_id_of(&trace.trace_id)?,
-                    start_ns: start_ns_of(trace.start_time_unix_nano),
-                    duration_ms: trace.duration_ms,
-                    services: (!services.is_empty()).then(|| by_service(services)),
-                    ..rooted(&mut names, &trace.root_service_name, &trace.root_trace_name)
-                })
-            });
-            Ok(SearchBody {
-                traces: traces.collect::<Result<_, DecodeError>>()?,
-                spans: None,
-                inspected_bytes: metrics.inspected_bytes,
-                completed_jobs: metrics.completed_jobs,
-                total_jobs: metrics.total_jobs,
-            })
-        }
-        Format::Json => {
-            let answer: JsonSearch<'_> = serde_json::from_slice(&body)?;
-            let metrics = answer.metrics.ok_or(DecodeError::NoMetrics)?;
-            let traces = answer.traces.unwrap_or_default().into_iter().map(|trace| {
-                let services = trace.service_stats.filter(|stats| !stats.is_empty());
-                let services = services.map(|stats| {
-                    let counts = stats.into_iter().map(|(service, stats)| {
-                        let counts = ServiceCounts {
-                            spans: stats.span_count,
-                            errors: stats.error_count,
-                        };
-                        (names.of(service.as_bytes()), counts)
-                    });
-                    by_service(counts.collect())
-                });
-                let (service, name) = (trace.root_service_name, trace.root_trace_name);
-                Ok(TraceSummary {
-                    trace_id: trace_id_of(trace.trace_id.as_bytes())?,
-                    start_ns: start_ns_of(trace.start_time_unix_nano),
-                    duration_ms: trace.duration_ms,
-                    services,
-                    ..rooted(&mut names, service.as_bytes(), name.as_bytes())
-                })
-            });
-            Ok(SearchBody {
-                traces: traces.collect::<Result<_, DecodeError>>()?,
-                spans: None,
-                inspected_bytes: metrics.inspected_bytes,
-                completed_jobs: metrics.completed_jobs,
-                total_jobs: metrics.total_jobs,
-            })
-        }
-    }
+/// If the body is not a whole search answer, or more than was asked for.
+pub fn decode_search(format: Format, body: &[u8], most: usize) -> Result<SearchBody, DecodeError> {
+    let mut kept = Kept::of(body, most);
+    let (traces, metrics) = match format {
+        Format::Protobuf => summaries::protobuf(body, &mut kept)?,
+        Format::Json => summaries::json(body, &mut kept)?,
+    };
+    Ok(SearchBody {
+        traces,
+        ..SearchBody::at_cost(metrics)
+    })
 }
 
 fn trace_id_of(text: &[u8]) -> Result<[u8; 16], DecodeError> {
@@ -241,21 +213,22 @@ fn start_ns_of(claimed: u64) -> i64 {
 }
 
 /// A trace's root; the rest of it is to be filled in.
-fn rooted(names: &mut Names, service: &[u8], name: &[u8]) -> TraceSummary {
+fn rooted(kept: &mut Kept, service: &[u8], name: &[u8]) -> Result<TraceSummary, DecodeError> {
     let rooted =
         service != ROOT_NOT_RECEIVED.as_bytes() && !(service.is_empty() && name.is_empty());
-    TraceSummary {
+    let mut kept_if = |is_told: bool, text| is_told.then(|| kept.name(text)).transpose();
+    Ok(TraceSummary {
         trace_id: [0; 16],
         start_ns: 0,
         duration_ms: 0,
-        root_service: rooted.then(|| names.of(service)),
-        root_name: (rooted && !name.is_empty()).then(|| names.of(name)),
+        root_service: kept_if(rooted, service)?,
+        root_name: kept_if(rooted && !name.is_empty(), name)?,
         services: None,
-    }
+    })
 }
 
-/// Ascending by service, each once: of one that comes twice the greater counts.
-pub fn by_service(mut services: Vec<(Arc<str>, ServiceCounts)>) -> Box<Services> {
+/// Ascending by service, each once: of one that comes twice the greater counts. `None` if there are none. Leaves nothing behind.
+pub fn by_service(services: &mut Vec<(Arc<str>, ServiceCounts)>) -> Option<Box<Services>> {
     services.sort_unstable_by(|a, b| a.0.cmp(&b.0));
     services.dedup_by(|later, kept| {
         let same = later.0 == kept.0;
@@ -264,129 +237,15 @@ pub fn by_service(mut services: Vec<(Arc<str>, ServiceCounts)>) -> Box<Services>
         }
         same
     });
-    services.into_boxed_slice()
-}
-
-/// Reads the answer to a count of root spans. `None`: the server returned no series, which says nothing.
-///
-/// # Errors
-/// If the body is not the JSON document expected.
-pub fn decode_count(body: &[u8], step_s: i64) -> Result<Option<Histogram>, DecodeError> {
-    let answer: JsonCount = serde_json::from_slice(body)?;
-    let Some(series) = answer.series.unwrap_or_default().into_iter().next() else {
-        return Ok(None);
-    };
-    let steps = series.samples.into_iter().filter_map(|sample| {
-        // Samples are stamped at the end of their interval; a value of zero is left out.
-        let start = i64::try_from(sample.timestamp_ms / 1_000).ok()? - step_s;
-        (sample.value > 0.0).then(|| Step {
-            start,
-            seconds: step_s,
-            count: sample.value.round() as u64,
-        })
-    });
-    let mut steps: Vec<Step> = steps.collect();
-    steps.sort_unstable_by_key(|step| step.start);
-    steps.dedup_by_key(|step| step.start);
-    Ok(Some(Histogram { steps }))
-}
-
-/// Reads the answer to a question for one average, in seconds. `None`: the server had nothing to say.
-///
-/// # Errors
-/// If the body is not the JSON document expected.
-pub fn decode_average(body: &[u8]) -> Result<Option<f64>, DecodeError> {
-    let answer: JsonCount = serde_json::from_slice(body)?;
-    let series = answer.series.unwrap_or_default().into_iter();
-    let values = series
-        .flat_map(|series| series.samples)
-        .map(|sample| sample.value);
-    let values: Vec<f64> = values
-        .filter(|value| value.is_finite() && *value > 0.0)
-        .collect();
-    Ok((!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64))
-}
-
-#[derive(Deserialize)]
-struct JsonSearch<'a> {
-    #[serde(borrow)]
-    traces: Option<Vec<JsonTrace<'a>>>,
-    metrics: Option<JsonMetrics>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct JsonTrace<'a> {
-    #[serde(rename = "traceID", borrow)]
-    trace_id: Cow<'a, str>,
-    #[serde(default, borrow)]
-    root_service_name: Cow<'a, str>,
-    #[serde(default, borrow)]
-    root_trace_name: Cow<'a, str>,
-    #[serde(default, deserialize_with = "number")]
-    start_time_unix_nano: u64,
-    #[serde(default)]
-    duration_ms: u32,
-    service_stats: Option<BTreeMap<String, JsonStats>>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct JsonStats {
-    #[serde(default)]
-    span_count: u32,
-    #[serde(default)]
-    error_count: u32,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct JsonMetrics {
-    #[serde(default, deserialize_with = "number")]
-    inspected_bytes: u64,
-    #[serde(default)]
-    completed_jobs: u32,
-    #[serde(default)]
-    total_jobs: u32,
-}
-
-#[derive(Deserialize)]
-struct JsonCount {
-    series: Option<Vec<JsonSeries>>,
-}
-
-#[derive(Deserialize)]
-struct JsonSeries {
-    #[serde(default)]
-    samples: Vec<JsonSample>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct JsonSample {
-    #[serde(deserialize_with = "number")]
-    timestamp_ms: u64,
-    #[serde(default)]
-    value: f64,
-}
-
-/// A 64-bit number, which JSON carries as a decimal string.
-fn number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
-    #[derive(Deserialize)]
-    #[serde(untagged)]
-    enum Either<'a> {
-        Number(u64),
-        Text(#[serde(borrow)] Cow<'a, str>),
-    }
-    match Either::deserialize(deserializer)? {
-        Either::Number(number) => Ok(number),
-        Either::Text(text) => text.parse().map_err(de::Error::custom),
-    }
+    (!services.is_empty()).then(|| services.drain(..).collect())
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use proptest::prelude::*;
+    use prost::Message as _;
 
     use super::*;
 
@@ -458,7 +317,7 @@ mod tests {
         prop::collection::vec(one, 0..4)
     }
 
-    fn as_json(answer: &messages::SearchResponse) -> Bytes {
+    fn as_json(answer: &messages::SearchResponse) -> Vec<u8> {
         let traces = answer.traces.iter().map(|trace| {
             let stats = trace.service_stats.iter();
             let stats: serde_json::Map<_, _> = stats
@@ -484,8 +343,8 @@ mod tests {
         fn answers_are_read_as_they_were_sent(traces in traces(), inspected_bytes: u64, completed_jobs in 0u32..4, total_jobs in 0u32..4) {
             let metrics = messages::SearchMetrics { inspected_bytes, completed_jobs, total_jobs, ..Default::default() };
             let answer = messages::SearchResponse { traces, metrics: Some(metrics) };
-            for (format, body) in [(Format::Protobuf, answer.encode_to_vec().into()), (Format::Json, as_json(&answer))] {
-                let read = decode_search(format, body).unwrap();
+            for (format, body) in [(Format::Protobuf, answer.encode_to_vec()), (Format::Json, as_json(&answer))] {
+                let read = decode_search(format, &body, 4).unwrap();
                 prop_assert_eq!((read.inspected_bytes, read.completed_jobs, read.total_jobs), (inspected_bytes, completed_jobs, total_jobs));
                 prop_assert_eq!(read.stopped_early(), completed_jobs < total_jobs);
                 prop_assert!(read.spans.is_none());
@@ -514,7 +373,9 @@ mod tests {
         #[test]
         fn of_a_service_that_comes_twice_the_greater_counts(all in prop::collection::vec(("[a-c]", 0u32..9, 0u32..9), 0..8)) {
             let counts = |spans, errors| ServiceCounts { spans, errors };
-            let merged = by_service(all.iter().map(|(service, spans, errors)| (Arc::from(service.as_str()), counts(*spans, *errors))).collect());
+            let mut services = all.iter().map(|(service, spans, errors)| (Arc::from(service.as_str()), counts(*spans, *errors))).collect();
+            let merged = by_service(&mut services).unwrap_or_default();
+            prop_assert!(services.is_empty());
             let mut expected = BTreeMap::<&str, ServiceCounts>::new();
             for (service, spans, errors) in &all {
                 let kept = expected.entry(service).or_insert(counts(0, 0));
@@ -529,7 +390,7 @@ mod tests {
     fn an_average_is_that_of_what_was_measured() {
         let average = |values: &str| {
             let body = format!(r#"{{"series":[{{"samples":[{values}]}}]}}"#);
-            decode_average(body.as_bytes()).unwrap()
+            decode_average(body.as_bytes(), 9).unwrap()
         };
         let sample = |value: &str| format!(r#"{{"timestampMs":"1","value":{value}}}"#);
         assert_eq!(
@@ -538,7 +399,7 @@ mod tests {
         );
         assert_eq!(average(&sample("0")), None);
         assert_eq!(average(""), None);
-        assert_eq!(decode_average(b"{}").unwrap(), None);
+        assert_eq!(decode_average(b"{}", 9).unwrap(), None);
     }
 
     #[test]
@@ -546,7 +407,7 @@ mod tests {
         let longest = "f".repeat(32);
         assert_eq!(parse_trace_id(&longest), Some([0xff; 16]));
         let body = br#"{"traces":[{"traceID":"no ID"}],"metrics":{}}"#;
-        let error = decode_search(Format::Json, Bytes::from_static(body)).unwrap_err();
+        let error = decode_search(Format::Json, body, 9).unwrap_err();
         assert!(matches!(error, DecodeError::TraceId(text) if text == "no ID"));
     }
 
@@ -559,34 +420,15 @@ mod tests {
             }],
             metrics: None,
         };
-        let error = decode_search(Format::Protobuf, whole.encode_to_vec().into()).unwrap_err();
+        let error = decode_search(Format::Protobuf, &whole.encode_to_vec(), 9).unwrap_err();
         assert!(matches!(error, DecodeError::NoMetrics));
         assert!(matches!(
-            decode_search(Format::Json, Bytes::from_static(b"{\"traces\":[]}")).unwrap_err(),
+            decode_search(Format::Json, b"{\"traces\":[]}", 9).unwrap_err(),
             DecodeError::NoMetrics
         ));
         assert!(matches!(
-            decode_search(Format::Json, Bytes::from_static(b"{\"error\":1}")).unwrap_err(),
+            decode_search(Format::Json, b"{\"error\":1}", 9).unwrap_err(),
             DecodeError::NoMetrics
         ));
-    }
-
-    #[test]
-    fn no_series_is_unknown_and_a_sample_counts_the_step_before_it() {
-        assert_eq!(
-            decode_count(br#"{"series":[],"metrics":{}}"#, 60).unwrap(),
-            None
-        );
-        let body = br#"{"series":[{"labels":[],"samples":[{"timestampMs":"120000"},{"timestampMs":"180000","value":7}]}]}"#;
-        assert_eq!(
-            decode_count(body, 60).unwrap(),
-            Some(Histogram {
-                steps: vec![Step {
-                    start: 120,
-                    seconds: 60,
-                    count: 7
-                }]
-            })
-        );
     }
 }

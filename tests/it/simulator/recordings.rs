@@ -609,7 +609,8 @@ fn spans_are_read_as_they_were_sent_and_as_the_simulator_tells_them() {
         for form in ["protobuf", "json"] {
             let recording = Recording::load(folder, &format!("search-by-span-{form}"));
             let read = |content_type: &str, body: &[u8]| {
-                let answer = spans::decode_spans(format_of(content_type), body, &wanted).unwrap();
+                let answer =
+                    spans::decode_spans(format_of(content_type), body, &wanted, 2_000).unwrap();
                 assert_eq!(answer.traces.len(), sent.len());
                 told_of_all(&answer.spans.unwrap())
             };
@@ -652,7 +653,7 @@ fn spans_are_read_as_they_were_sent_and_as_the_simulator_tells_them() {
         let recording = Recording::load(folder, "search-by-span-protobuf");
         for length in [0, 1, recording.body.len() / 2, recording.body.len() - 1] {
             let cut = &recording.body[..length];
-            assert!(spans::decode_spans(Format::Protobuf, cut, &wanted).is_err());
+            assert!(spans::decode_spans(Format::Protobuf, cut, &wanted, 2_000).is_err());
         }
     }
 }

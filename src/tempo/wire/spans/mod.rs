@@ -6,7 +6,10 @@
 
 use std::{borrow::Cow, fmt::Write as _, sync::Arc};
 
-use super::{DecodeError, Format, SearchBody, lean::Names};
+use super::{
+    DecodeError, Format, SearchBody,
+    kept::{Kept, not_too_long},
+};
 
 mod json;
 mod protobuf;
@@ -63,10 +66,10 @@ impl Attribute {
         format!("{scope}.{}", self.key)
     }
 
-    /// How TraceQL writes it: what is not a plain name is quoted.
+    /// How TraceQL writes it: what is not a plain name is quoted, and what could begin a comment.
     pub fn traceql(&self) -> String {
         let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-' | '/');
-        if self.key.chars().all(is_plain) {
+        if self.key.chars().all(is_plain) && !self.key.contains("//") {
             return self.name();
         }
         let mut quoted = String::with_capacity(self.key.len() + 2);
@@ -295,17 +298,17 @@ fn readable(bytes: &[u8]) -> Cow<'_, str> {
 /// A span on its way from either format.
 struct Builder<'w> {
     wanted: &'w Wanted,
-    names: Names,
+    kept: Kept,
     /// For each wanted attribute its value in JSON; empty: absent.
     values: Vec<String>,
     object: String,
 }
 
 impl<'w> Builder<'w> {
-    fn new(wanted: &'w Wanted) -> Self {
+    fn new(wanted: &'w Wanted, kept: Kept) -> Self {
         Self {
             wanted,
-            names: Names::default(),
+            kept,
             values: vec![String::new(); wanted.attributes.len()],
             object: String::new(),
         }
@@ -328,7 +331,7 @@ impl<'w> Builder<'w> {
     }
 
     /// The values noted since the last [`Self::clear`], as a JSON object.
-    fn attributes(&mut self) -> Option<Arc<str>> {
+    fn attributes(&mut self) -> Result<Option<Arc<str>>, DecodeError> {
         self.object.clear();
         for (member, value) in self.wanted.members.iter().zip(&self.values) {
             if !value.is_empty() {
@@ -339,18 +342,20 @@ impl<'w> Builder<'w> {
             }
         }
         if self.object.is_empty() {
-            return None;
+            return Ok(None);
         }
         self.object.push('}');
-        Some(self.names.of(self.object.as_bytes()))
+        self.kept.name(self.object.as_bytes()).map(Some)
     }
 
-    fn name(&mut self, name: &[u8]) -> Arc<str> {
-        self.names.of(readable(name).as_bytes())
+    fn name(&mut self, name: &[u8]) -> Result<Arc<str>, DecodeError> {
+        not_too_long(name)?;
+        self.kept.name(readable(name).as_bytes())
     }
 
-    fn service(&mut self, name: &[u8]) -> Option<Arc<str>> {
-        (!name.is_empty() && name != NIL).then(|| self.name(name))
+    fn service(&mut self, name: &[u8]) -> Result<Option<Arc<str>>, DecodeError> {
+        let is_told = !name.is_empty() && name != NIL;
+        is_told.then(|| self.name(name)).transpose()
     }
 }
 
@@ -382,8 +387,10 @@ fn span_id(hex: &[u8]) -> Result<[u8; 8], DecodeError> {
         .ok_or_else(|| DecodeError::SpanId(String::from_utf8_lossy(hex).chars().take(64).collect()))
 }
 
-fn write_text(value: &mut String, bytes: &[u8]) {
+fn write_text(value: &mut String, bytes: &[u8]) -> Result<(), DecodeError> {
+    not_too_long(bytes)?;
     let _ = write!(value, "{}", serde_json::Value::from(readable(bytes)));
+    Ok(())
 }
 
 /// JSON has no number for what is not finite.
@@ -431,6 +438,11 @@ impl List {
         Ok(())
     }
 
+    /// Takes note of elements that were written already.
+    fn add(&mut self, elements: usize) {
+        self.elements += elements;
+    }
+
     fn end(self, json: &mut String, depth: u8) {
         match self.elements {
             0 if depth == 0 => json.truncate(self.begin),
@@ -442,16 +454,17 @@ impl List {
     }
 }
 
-/// Reads the answer to a search for spans. The traces' summaries have no counts.
+/// Reads the answer to a search for spans of so many traces at most. The traces' summaries have no counts.
 ///
 /// # Errors
-/// If the body is not a whole search answer.
+/// If the body is not a whole search answer, or more than was asked for.
 pub fn decode_spans(
     format: Format,
     body: &[u8],
     wanted: &Wanted,
+    most: usize,
 ) -> Result<SearchBody, DecodeError> {
-    let mut builder = Builder::new(wanted);
+    let mut builder = Builder::new(wanted, Kept::of(body, most));
     let mut decoded = match format {
         Format::Protobuf => protobuf::search(body, &mut builder)?,
         Format::Json => json::search(body, &mut builder)?,
@@ -473,7 +486,7 @@ pub fn decode_trace(
     trace_id: [u8; 16],
     wanted: &Wanted,
 ) -> Result<TraceSpans, DecodeError> {
-    let mut builder = Builder::new(wanted);
+    let mut builder = Builder::new(wanted, Kept::of(body, 1));
     let (spans, partial) = match format {
         Format::Protobuf => protobuf::trace_by_id(body, &mut builder)?,
         Format::Json => json::trace_by_id(body, &mut builder)?,
@@ -506,7 +519,7 @@ fn otlp_span(
 ) -> Result<Span, DecodeError> {
     let identity = |bytes: &[u8]| {
         let id: Option<[u8; 8]> = bytes.try_into().ok();
-        id.ok_or_else(|| DecodeError::SpanId(format!("{bytes:02x?}")))
+        id.ok_or_else(|| DecodeError::SpanId(format!("{:02x?}", &bytes[..bytes.len().min(16)])))
     };
     let start_ns = nanoseconds(otlp.start);
     Ok(Span {
@@ -516,11 +529,11 @@ fn otlp_span(
             id => parent(identity(id)?),
         },
         service,
-        name: builder.name(otlp.name),
+        name: builder.name(otlp.name)?,
         kind: otlp.kind,
         status: otlp.status,
         start_ns,
         duration_ns: duration_ns(start_ns, otlp.end.saturating_sub(otlp.start)),
-        attributes: builder.attributes(),
+        attributes: builder.attributes()?,
     })
 }

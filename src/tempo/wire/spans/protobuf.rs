@@ -22,6 +22,7 @@ pub(super) fn search(body: &[u8], builder: &mut Builder<'_>) -> Result<SearchBod
     for field in Fields::of(body) {
         match field? {
             (1, trace) => {
+                builder.kept.take_trace::<(TraceSummary, TraceSpans)>()?;
                 let (summary, of_trace) = trace_protobuf(trace.bytes()?, builder)?;
                 traces.push(summary);
                 spans.push(of_trace);
@@ -34,9 +35,7 @@ pub(super) fn search(body: &[u8], builder: &mut Builder<'_>) -> Result<SearchBod
     Ok(SearchBody {
         traces,
         spans: Some(spans),
-        inspected_bytes: metrics.inspected_bytes,
-        completed_jobs: metrics.completed_jobs,
-        total_jobs: metrics.total_jobs,
+        ..SearchBody::at_cost(metrics)
     })
 }
 
@@ -54,7 +53,7 @@ fn trace_protobuf(
             (2, value) => root_service = value.bytes()?,
             (3, value) => root_name = value.bytes()?,
             (4, value) => start = value.number()?,
-            (5, value) => duration_ms = u32::try_from(value.number()?).unwrap_or(u32::MAX),
+            (5, value) => duration_ms = value.small_number()?,
             (7, value) => cut |= span_set_protobuf(value.bytes()?, builder, &mut spans)?,
             _ => {}
         }
@@ -63,7 +62,7 @@ fn trace_protobuf(
         trace_id: trace_id_of(trace_id)?,
         start_ns: nanoseconds(start),
         duration_ms,
-        ..rooted(&mut builder.names, root_service, root_name)
+        ..rooted(&mut builder.kept, root_service, root_name)?
     };
     let of_trace = TraceSpans {
         trace_id: summary.trace_id,
@@ -96,6 +95,7 @@ fn span_protobuf(message: &[u8], builder: &mut Builder<'_>) -> Result<Span, Deco
     let (mut id, mut name, mut service) = (&[][..], &[][..], &[][..]);
     let (mut parent_id, mut kind, mut status) = (&[][..], Kind::default(), Status::default());
     let (mut start, mut duration) = (0, 0);
+    builder.kept.take_for::<Span>()?;
     builder.clear(None);
     for field in Fields::of(message) {
         match field? {
@@ -128,13 +128,13 @@ fn span_protobuf(message: &[u8], builder: &mut Builder<'_>) -> Result<Span, Deco
             [] | NIL => None,
             hex => parent(span_id(hex)?),
         },
-        service: builder.service(service),
-        name: builder.name(name),
+        service: builder.service(service)?,
+        name: builder.name(name)?,
         kind,
         status,
         start_ns,
         duration_ns: duration_ns(start_ns, duration),
-        attributes: builder.attributes(),
+        attributes: builder.attributes()?,
     })
 }
 
@@ -163,12 +163,15 @@ fn text_value(message: &[u8]) -> Result<&[u8], Malformed> {
 }
 
 /// Writes an attribute's value as JSON; nothing for an absent one, and for maps and bytes, which no search tells.
-fn write_value(json: &mut String, message: &[u8], depth: u8) -> Result<(), Malformed> {
+fn write_value(json: &mut String, message: &[u8], depth: u8) -> Result<(), DecodeError> {
+    let begin = json.len();
     for field in Fields::of(message) {
+        // One of them is there; the last one counts, should there be more.
+        json.truncate(begin);
         match field? {
             (1, value) => match value.bytes()? {
                 NIL if depth == 0 => {}
-                text => write_text(json, text),
+                text => write_text(json, text)?,
             },
             (2, value) => json.push_str(if value.number()? == 0 {
                 "false"
@@ -200,7 +203,7 @@ pub(super) fn trace_by_id(
     builder: &mut Builder<'_>,
 ) -> Result<(Vec<Span>, bool), DecodeError> {
     let mut spans = Vec::new();
-    let mut partial = false;
+    let (mut partial, mut whole) = (false, false);
     for field in Fields::of(body) {
         match field? {
             (1, trace) => {
@@ -210,11 +213,18 @@ pub(super) fn trace_by_id(
                     }
                 }
             }
+            (2, metrics) => {
+                metrics.bytes()?;
+                whole = true;
+            }
             (3, status) => partial = status.number()? == 1,
             _ => {}
         }
     }
-    Ok((spans, partial))
+    match whole {
+        true => Ok((spans, partial)),
+        false => Err(DecodeError::NoMetrics),
+    }
 }
 
 fn resource_spans_protobuf(
@@ -237,7 +247,7 @@ fn resource_spans_protobuf(
             }
         }
     }
-    let service = builder.service(service);
+    let service = builder.service(service)?;
     for field in Fields::of(message) {
         if let (2, scope_spans) = field? {
             for field in Fields::of(scope_spans.bytes()?) {
@@ -255,7 +265,7 @@ fn note(
     scope: Scope,
     key: &[u8],
     value: &[u8],
-) -> Result<(), Malformed> {
+) -> Result<(), DecodeError> {
     if let Some(place) = builder.place(Some(scope), key) {
         place.clear();
         write_value(place, value, 0)?;
@@ -271,6 +281,7 @@ fn otlp_span_protobuf(
     let (mut id, mut parent_id, mut name) = (&[][..], &[][..], &[][..]);
     let (mut kind, mut status) = (Kind::default(), Status::default());
     let (mut start, mut end) = (0, 0);
+    builder.kept.take_for::<Span>()?;
     builder.clear(Some(Scope::Span));
     for field in Fields::of(message) {
         match field? {

@@ -292,7 +292,7 @@ proptest! {
         let text = json!({ "traces": listed, "metrics": { "inspectedBytes": "99", "completedJobs": jobs.0, "totalJobs": jobs.1 } }).to_string();
         let wanted = Wanted::new(WANTED);
         for (format, body) in [(Format::Protobuf, protobuf.as_slice()), (Format::Json, text.as_bytes())] {
-            let answer = decode_spans(format, body, &wanted).unwrap();
+            let answer = decode_spans(format, body, &wanted, 100).unwrap();
             prop_assert_eq!((answer.inspected_bytes, answer.completed_jobs, answer.total_jobs), (99, jobs.0, jobs.1));
             prop_assert_eq!(answer.traces.len(), traces.len());
             let found = answer.spans.unwrap();
@@ -307,8 +307,8 @@ proptest! {
             }
         }
         // Where it is cut off it is refused.
-        prop_assert!(decode_spans(Format::Protobuf, &protobuf[..protobuf.len() - 1], &wanted).is_err());
-        prop_assert!(decode_spans(Format::Json, &text.as_bytes()[..text.len() - 1], &wanted).is_err());
+        prop_assert!(decode_spans(Format::Protobuf, &protobuf[..protobuf.len() - 1], &wanted, 100).is_err());
+        prop_assert!(decode_spans(Format::Json, &text.as_bytes()[..text.len() - 1], &wanted, 100).is_err());
     }
 
     #[test]
@@ -336,14 +336,14 @@ proptest! {
                 "attributes": json_attributes(&span.of_span),
             }]}]}));
         }
-        let protobuf = [field(1, &protobuf), number(3, partial.into())].concat();
+        let protobuf = [field(1, &protobuf), field(2, b""), number(3, partial.into())].concat();
         let status = match (partial, by_number) {
             (true, true) => json!(1),
             (true, false) => json!("PARTIAL"),
             (false, true) => json!(0),
             (false, false) => json!("COMPLETE"),
         };
-        let text = json!({ "trace": { "resourceSpans": listed }, "status": status }).to_string();
+        let text = json!({ "trace": { "resourceSpans": listed }, "metrics": {}, "status": status }).to_string();
         let wanted = Wanted::new(WANTED);
         let expected: Vec<Span> = spans.iter().map(|span| {
             // A search says that something has no name, a look-up only that it is called nothing.
@@ -416,7 +416,7 @@ fn span_of(message: &[u8]) -> Result<Span, DecodeError> {
     let set = [field(1, message), number(2, 1)].concat();
     let trace = [field(1, b"1"), field(7, &set)].concat();
     let body = [field(1, &trace), field(2, b"")].concat();
-    let answer = decode_spans(Format::Protobuf, &body, &Wanted::default())?;
+    let answer = decode_spans(Format::Protobuf, &body, &Wanted::default(), 100)?;
     Ok(answer.spans.unwrap().remove(0).spans.remove(0))
 }
 
@@ -447,7 +447,8 @@ fn ids_are_hex_of_the_right_length() {
     // A look-up has them as bytes.
     let of_trace = |id: &[u8]| {
         let span = [field(2, id), field(4, &[0; 8])].concat();
-        let body = field(1, &field(1, &field(2, &field(2, &span))));
+        let trace = field(1, &field(1, &field(2, &field(2, &span))));
+        let body = [trace, field(2, b"")].concat();
         decode_trace(Format::Protobuf, &body, [1; 16], &Wanted::default())
     };
     assert_eq!(of_trace(&[1; 8]).unwrap().spans[0].parent_span_id, None);
@@ -537,7 +538,10 @@ fn recordings_are_read_as_what_was_sent() {
         .collect();
     sent.sort();
     for (format, body) in SEARCHES {
-        let traces = decode_spans(format, body, &wanted).unwrap().spans.unwrap();
+        let traces = decode_spans(format, body, &wanted, 100)
+            .unwrap()
+            .spans
+            .unwrap();
         let found = traces.iter().flat_map(|trace| {
             let trace_id = u128::from_be_bytes(trace.trace_id);
             trace.spans.iter().map(move |span| told(trace_id, span))
