@@ -96,6 +96,10 @@ properties CASES='10000':
 mutants *OPTIONS:
     PROPTEST_CASES=48 PROPTEST_MAX_SHRINK_ITERS=0 PROPTEST_DISABLE_FAILURE_PERSISTENCE=1 cargo mutants "$@"
 
+# Feeds a fuzz target, or all, with made-up input for so many seconds: just fuzz search_json 600 (cargo install cargo-fuzz)
+fuzz *OPTIONS:
+    tests/fuzz/run "$@"
+
 # Measures from end to end, beside the floor: just bench --traces 10000 --detail trace; on a real Tempo with TEMPO_URL
 bench *OPTIONS:
     cargo bench --bench end_to_end -- "$@"

@@ -29,7 +29,7 @@ mod structure;
 mod summary;
 mod template;
 mod times;
-mod traceql;
+pub mod traceql;
 mod tree;
 mod validate;
 

@@ -7,7 +7,7 @@ use super::diagnostics::quoted;
 
 /// Why a query is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(super) enum TraceqlError {
+pub enum TraceqlError {
     /// Nothing but spaces.
     #[error("is empty")]
     Empty,
@@ -54,7 +54,7 @@ pub(super) enum TraceqlError {
 
 impl TraceqlError {
     /// What to do about it.
-    pub(super) fn fix(&self) -> &'static str {
+    pub fn fix(&self) -> &'static str {
         match self {
             Self::Empty => "leave the key out to collect every trace",
             Self::UnclosedString { .. } => "close it",
@@ -87,7 +87,7 @@ const METRICS_FUNCTIONS: [&str; 11] = [
 ///
 /// # Errors
 /// The first thing that is surely wrong.
-pub(super) fn check(query: &str) -> Result<(), TraceqlError> {
+pub fn check(query: &str) -> Result<(), TraceqlError> {
     if query.trim().is_empty() {
         return Err(TraceqlError::Empty);
     }

@@ -18,6 +18,7 @@ mod density;
 mod documentation;
 mod faults;
 mod fragments;
+mod fuzz;
 mod grafana;
 mod hostile;
 mod housekeeping;
