@@ -98,7 +98,8 @@ impl Item {
             .strip_prefix('…')
             .and_then(|says| says.strip_suffix('…'));
         let right = match part {
-            Some(part) => text.contains(part),
+            // A command that takes long tells of its progress, too.
+            Some(part) => text.contains(part) || said.stdout.contains(part),
             None => text == self.says,
         };
         let is_right = right && said.code == Some(self.code);
