@@ -60,7 +60,9 @@ async fn an_older_program_refuses_a_newer_database_whatever_it_is_told_to_do() {
     ];
     for command in commands {
         let said = scene.command(command).await;
-        assert_eq!(said.stderr, format!("error: {}\n", newer()), "{command:?}");
+        // On a busy machine it is said before that a connection was long in coming.
+        let refused = said.stderr.ends_with(&format!("error: {}\n", newer()));
+        assert!(refused, "{command:?}: {}", said.stderr);
         assert_eq!(
             (said.code, said.stdout.as_str()),
             (Some(1), ""),
@@ -184,7 +186,8 @@ async fn schemas_of_others_are_left_alone_and_empty_ones_are_used() {
             said.expect(0);
             continue;
         };
-        assert_eq!((said.code, said.stderr), (Some(1), message), "{made}");
+        let refused = said.code == Some(1) && said.stderr.ends_with(&message);
+        assert!(refused, "{made}: {}", said.stderr);
         let tables = "SELECT count(*) FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace
                       WHERE nspname IN ('harvest', 'apalis') AND relkind IN ('r', 'v')";
         let tables: i64 = sqlx::query_scalar(tables).fetch_one(&pool).await.unwrap();
