@@ -316,7 +316,8 @@ fn job_with(key: &Key, value: &str) -> String {
     set("backfill", "last", "\"7d\"");
     let path = format!("{}.{}", key.table, key.name);
     match path.as_str() {
-        "backfill.last" => set("backfill", "window", "\"1s\""),
+        // At least a window, and not of more windows than a plan may have.
+        "backfill.last" if value == "\"1s\"" => set("backfill", "window", "\"1s\""),
         "backfill.from" => set("backfill", "to", "2026-11-02T00:00:00Z"),
         "backfill.to" => set("backfill", "from", "2026-10-01T00:00:00Z"),
         "poll.delay" | "poll.lookback" => {
