@@ -23,9 +23,11 @@ pub(super) fn stderr() -> Printable<io::Stderr> {
 /// Says something on stderr, as `eprintln!` does. Where nobody hears it, it is not said.
 macro_rules! say {
     ($($text:tt)*) => {{
-        let _nobody_hears = std::io::Write::write_fmt(
+        // In one piece, so that no line of the log comes in between.
+        let line = format!("{}\n", format_args!($($text)*));
+        let _nobody_hears = std::io::Write::write_all(
             &mut $crate::cli::terminal::stderr(),
-            format_args!("{}\n", format_args!($($text)*)),
+            line.as_bytes(),
         );
     }};
 }
