@@ -21,6 +21,12 @@ impl Text<'_> {
     }
 }
 
+impl AsRef<[u8]> for Text<'_> {
+    fn as_ref(&self) -> &[u8] {
+        self.bytes()
+    }
+}
+
 /// Something that is read member by member.
 pub(super) trait Members<'de> {
     /// Reads the value of the member of this name; what is not known is read over ([`ignore`]).

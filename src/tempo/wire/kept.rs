@@ -79,10 +79,15 @@ impl Kept {
         Ok(name)
     }
 
-    /// Notes what is wrong, and gives the error that stops the reader of the format.
-    pub(super) fn stop<E: serde::de::Error>(&mut self, wrong: DecodeError) -> E {
-        self.wrong = Some(wrong);
-        E::custom("refused")
+    /// The value; or what is wrong is noted, and the error stops the reader of the format.
+    pub(super) fn or_stop<T, E: serde::de::Error>(
+        &mut self,
+        read: Result<T, DecodeError>,
+    ) -> Result<T, E> {
+        read.map_err(|wrong| {
+            self.wrong = Some(wrong);
+            E::custom("refused")
+        })
     }
 
     /// What was wrong when the reader of JSON stopped.

@@ -7,6 +7,7 @@
 
 use std::sync::Arc;
 
+mod answer;
 mod counts;
 mod json;
 mod kept;
@@ -202,29 +203,10 @@ pub fn decode_search(format: Format, body: &[u8], most: usize) -> Result<SearchB
     })
 }
 
-fn trace_id_of(text: &[u8]) -> Result<[u8; 16], DecodeError> {
-    let text = String::from_utf8_lossy(text);
-    parse_trace_id(&text).ok_or_else(|| DecodeError::TraceId(text.chars().take(64).collect()))
-}
-
-/// A span may claim any start; one that does not fit must not keep the others of its window from being stored.
-fn start_ns_of(claimed: u64) -> i64 {
+/// What a number of the wire is as a nanosecond. A span may claim any time; one that does not fit must not keep the others of its
+/// window from being stored.
+fn nanoseconds(claimed: u64) -> i64 {
     i64::try_from(claimed).unwrap_or(i64::MAX)
-}
-
-/// A trace's root; the rest of it is to be filled in.
-fn rooted(kept: &mut Kept, service: &[u8], name: &[u8]) -> Result<TraceSummary, DecodeError> {
-    let rooted =
-        service != ROOT_NOT_RECEIVED.as_bytes() && !(service.is_empty() && name.is_empty());
-    let mut kept_if = |is_told: bool, text| is_told.then(|| kept.name(text)).transpose();
-    Ok(TraceSummary {
-        trace_id: [0; 16],
-        start_ns: 0,
-        duration_ms: 0,
-        root_service: kept_if(rooted, service)?,
-        root_name: kept_if(rooted && !name.is_empty(), name)?,
-        services: None,
-    })
 }
 
 /// Ascending by service, each once: of one that comes twice the greater counts. `None` if there are none. Leaves nothing behind.

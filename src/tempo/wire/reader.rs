@@ -31,6 +31,11 @@ impl<'a> Value<'a> {
             _ => Err(Malformed),
         }
     }
+
+    /// A number of 32 bits; the greatest there is for what is greater.
+    pub(super) fn small_number(self) -> Result<u32, Malformed> {
+        Ok(u32::try_from(self.number()?).unwrap_or(u32::MAX))
+    }
 }
 
 /// The fields of a message, in the order of the wire.

@@ -9,6 +9,7 @@ use std::{borrow::Cow, fmt::Write as _, sync::Arc};
 use super::{
     DecodeError, Format, SearchBody,
     kept::{Kept, not_too_long},
+    nanoseconds,
 };
 
 mod json;
@@ -357,11 +358,6 @@ impl<'w> Builder<'w> {
         let is_told = !name.is_empty() && name != NIL;
         is_told.then(|| self.name(name)).transpose()
     }
-}
-
-/// What a number of the wire is as a nanosecond: one that does not fit must not keep the other spans from being stored.
-fn nanoseconds(number: u64) -> i64 {
-    i64::try_from(number).unwrap_or(i64::MAX)
 }
 
 /// A duration that, added to its start, fits.

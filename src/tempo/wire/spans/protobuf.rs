@@ -2,75 +2,45 @@
 
 use std::{fmt::Write as _, sync::Arc};
 
-use prost::Message as _;
-
 use super::{
     Builder, DEEPEST, Kind, List, NIL, Otlp, Scope, Span, Status, TraceSpans, duration_ns,
-    nanoseconds, otlp_span, parent, span_id, write_double, write_text,
+    otlp_span, parent, span_id, write_double, write_text,
 };
 use crate::tempo::wire::{
     DecodeError, SearchBody, TraceSummary,
-    messages::SearchMetrics,
+    answer::{self, Told},
+    nanoseconds,
     reader::{Fields, Malformed, Value},
-    rooted, trace_id_of,
 };
 
 /// A search answer, its spans as they come.
 pub(super) fn search(body: &[u8], builder: &mut Builder<'_>) -> Result<SearchBody, DecodeError> {
     let (mut traces, mut spans) = (Vec::new(), Vec::new());
-    let mut metrics = None;
-    for field in Fields::of(body) {
-        match field? {
-            (1, trace) => {
-                builder.kept.take_trace::<(TraceSummary, TraceSpans)>()?;
-                let (summary, of_trace) = trace_protobuf(trace.bytes()?, builder)?;
-                traces.push(summary);
-                spans.push(of_trace);
+    let metrics = answer::protobuf(body, |trace| {
+        builder.kept.take_trace::<(TraceSummary, TraceSpans)>()?;
+        let mut told = Told::default();
+        let (mut of_trace, mut cut) = (Vec::new(), false);
+        for field in Fields::of(trace) {
+            match field? {
+                (7, value) => cut |= span_set_protobuf(value.bytes()?, builder, &mut of_trace)?,
+                (number, value) => told.field(number, value)?,
             }
-            (2, value) => metrics = Some(SearchMetrics::decode(value.bytes()?)?),
-            _ => {}
         }
-    }
-    let metrics = metrics.ok_or(DecodeError::NoMetrics)?;
+        let summary = told.trace(None, &mut builder.kept)?;
+        spans.push(TraceSpans {
+            trace_id: summary.trace_id,
+            spans: of_trace,
+            cut,
+            partial: None,
+        });
+        traces.push(summary);
+        Ok(())
+    })?;
     Ok(SearchBody {
         traces,
         spans: Some(spans),
         ..SearchBody::at_cost(metrics)
     })
-}
-
-fn trace_protobuf(
-    message: &[u8],
-    builder: &mut Builder<'_>,
-) -> Result<(TraceSummary, TraceSpans), DecodeError> {
-    let (mut trace_id, mut root_service, mut root_name) = (&[][..], &[][..], &[][..]);
-    let (mut start, mut duration_ms) = (0, 0);
-    let mut spans = Vec::new();
-    let mut cut = false;
-    for field in Fields::of(message) {
-        match field? {
-            (1, value) => trace_id = value.bytes()?,
-            (2, value) => root_service = value.bytes()?,
-            (3, value) => root_name = value.bytes()?,
-            (4, value) => start = value.number()?,
-            (5, value) => duration_ms = value.small_number()?,
-            (7, value) => cut |= span_set_protobuf(value.bytes()?, builder, &mut spans)?,
-            _ => {}
-        }
-    }
-    let summary = TraceSummary {
-        trace_id: trace_id_of(trace_id)?,
-        start_ns: nanoseconds(start),
-        duration_ms,
-        ..rooted(&mut builder.kept, root_service, root_name)?
-    };
-    let of_trace = TraceSpans {
-        trace_id: summary.trace_id,
-        spans,
-        cut,
-        partial: None,
-    };
-    Ok((summary, of_trace))
 }
 
 /// Adds a set's spans; returns whether it has more than the answer brings.
