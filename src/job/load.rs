@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use chrono::{DateTime, Utc};
 
+use super::datasets::Datasets;
 use super::diagnostics::{
     Diagnostic, Diagnostics, KeyPath, Position, Positions, Problem, closest, quoted,
 };
@@ -101,6 +102,8 @@ pub struct Loaded {
 /// Loads the jobs in `paths` as [`load`] would, each as far as it goes: what is wrong with one does not stop the others.
 pub fn load_each(paths: &[PathBuf], options: &LoadOptions<'_>) -> Loaded {
     let mut loader = Loader::new(Expansion::With(options.env), options.now);
+    // What another file has just become must not stop this one: the ledger knows what the dataset holds.
+    loader.datasets = None;
     let mut files = Vec::new();
     for file in loader.find(paths, false) {
         if let Ok(job) = loader.job_that_runs(&file, paths) {
@@ -177,6 +180,8 @@ struct Loader<'a> {
     sources: BTreeMap<PathBuf, Option<SourcesFile>>,
     /// The jobs' names and where they stand.
     names: BTreeMap<String, Position>,
+    /// The jobs' datasets, if they are held against each other.
+    datasets: Option<Datasets>,
     problems: Diagnostics,
 }
 
@@ -187,6 +192,7 @@ impl<'a> Loader<'a> {
             now,
             sources: BTreeMap::new(),
             names: BTreeMap::new(),
+            datasets: Some(Datasets::default()),
             problems: Diagnostics::default(),
         }
     }
@@ -342,6 +348,12 @@ impl<'a> Loader<'a> {
             (None, SourceField::Inline(inline)) => inline.name.as_ref(),
         };
         let outline = validated.outline(&name, source_name.map(String::as_str));
+        if let Some(datasets) = &mut self.datasets
+            && let Some(problem) = datasets.take(&outline, &validated.select, &positions)
+        {
+            self.report(file, &positions, Vec::new(), vec![problem]);
+            return (None, None);
+        }
         let job = source.map(|(source, source_spec)| Job {
             name,
             dataset: validated.dataset,

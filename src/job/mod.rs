@@ -11,6 +11,7 @@
 //! ([`Job::refusal`] helps to say so at the right place).
 
 mod attributes;
+mod datasets;
 pub mod diagnostics;
 pub mod duration;
 pub mod env;
