@@ -103,3 +103,56 @@ pub(super) fn not_too_long(text: &[u8]) -> Result<(), DecodeError> {
         false => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn left(kept: &mut Kept) -> usize {
+        let mut left = 0;
+        while kept.take(1 << 20).is_ok() {
+            left += 1 << 20;
+        }
+        while kept.take(1).is_ok() {
+            left += 1;
+        }
+        left
+    }
+
+    #[test]
+    fn there_is_room_for_four_times_the_answer_and_a_mebibyte_and_never_for_more_than_128() {
+        for (answer, room) in [
+            (0, 1 << 20),
+            (1_000, 4_000 + (1 << 20)),
+            (31 << 20, 125 << 20),
+            (32 << 20, 128 << 20),
+            (60 << 20, 128 << 20),
+        ] {
+            assert_eq!(left(&mut Kept::of(&vec![0; answer], 1)), room, "{answer}");
+        }
+    }
+
+    #[test]
+    fn what_is_taken_is_what_is_kept() {
+        let mut kept = Kept::of(&[], 2);
+        kept.take_for::<[u64; 3]>().unwrap();
+        kept.name(b"checkout").unwrap();
+        kept.name(b"checkout").unwrap();
+        kept.take_trace::<[u64; 2]>().unwrap();
+        kept.take_trace::<[u64; 2]>().unwrap();
+        let more = kept.take_trace::<u8>().unwrap_err();
+        assert!(matches!(more, DecodeError::MoreThanAsked(2)), "{more}");
+        assert_eq!(left(&mut kept), (1 << 20) - 24 - (8 + 64) - 2 * 16);
+        let full = kept.name(b"cart").unwrap_err();
+        assert!(matches!(full, DecodeError::OutOfProportion), "{full}");
+        assert_eq!(&*kept.name(b"checkout").unwrap(), "checkout");
+    }
+
+    #[test]
+    fn a_text_of_16_mib_is_read_and_a_longer_one_is_not() {
+        let text = vec![b'x'; (16 << 20) + 1];
+        assert!(not_too_long(&text[1..]).is_ok());
+        assert!(not_too_long(&text).is_err());
+        assert!(Kept::of(&text, 1).name(&text).is_err());
+    }
+}
