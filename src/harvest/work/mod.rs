@@ -1,19 +1,19 @@
-//! Asking for one window: which request comes next, and what its answer is worth.
+//! Asking for one window: which request comes next. `requests` sends it and writes it down, `judge` says what its answer is
+//! worth.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
-use chrono::{DateTime, Utc};
+use chrono::Utc;
 
 use super::{
     Harvester, Outcome,
     bands::{self, Durations},
-    log::{Log, describe_failure},
     spans::{self, Large},
     survey::{self, QUERYLESS_MARGIN},
 };
 use crate::{
     job::{Detail, TracesPerRequest},
-    plan::density::{Histogram, LONGEST_IN_BANDS_S, MOST_BANDS},
+    plan::density::{LONGEST_IN_BANDS_S, MOST_BANDS},
     split::{self, Decision, Density, OverLimit},
     store::{
         found::Found,
@@ -21,14 +21,16 @@ use crate::{
         sources, windows,
     },
     tempo::{
-        Answer, Class, Client, Count, Failure, Learned, Search, Urgency,
-        wire::{
-            TraceSummary,
-            spans::{TraceSpans, Wanted},
-        },
+        Class, Client, Failure, Learned,
+        wire::{TraceSummary, spans::Wanted},
     },
     window::Window,
 };
+
+mod judge;
+mod requests;
+
+pub(super) use self::judge::Verdict;
 
 /// Asked for when nothing is known.
 const FIRST_LIMIT: u32 = 10_000;
@@ -36,25 +38,11 @@ const FIRST_LIMIT: u32 = 10_000;
 const LEAST_LIMIT: u32 = 2_000;
 /// Only older windows are searched without a query: young blocks may cut such an answer below the limit.
 const QUERYLESS_AGE_S: i64 = 3_600;
-/// Tempo hides its newest 30 s, and its clock shows whole seconds.
-const CUTOFF_S: i64 = 31;
-/// How far Tempo's clock may be behind ours for a window to wait for it, seconds.
-const CLOCK_TOLERANCE_S: u64 = 600;
-/// Most steps of one count.
-const MOST_STEPS: i64 = 3_600;
 /// An answer larger than is read costs as many attempts: Tempo's are not, unless it is allowed to send very much, and then those
 /// of a few ever narrower windows are.
 const ATTEMPTS_FOR_TOO_MUCH: u32 = 2;
 /// How far around a window its density is looked up, seconds: the neighbours may still be under way.
 const DENSITY_REACH_S: [i64; 2] = [3_600, 86_400];
-
-/// An answer that may count.
-pub(super) enum Verdict {
-    /// Everything there is.
-    Whole(Found),
-    /// At its limit, or stopped early; with the traces it brought, for estimates.
-    Cut(Vec<TraceSummary>),
-}
 
 /// Work on one window.
 pub(super) struct Work<'a> {
@@ -101,29 +89,6 @@ impl<'a> Work<'a> {
 
     fn client(&self) -> &Client {
         &self.harvester.client
-    }
-
-    fn log(&self) -> Log<'a> {
-        Log {
-            pool: Some(&self.harvester.pool),
-            holder: &self.harvester.holder,
-            client: &self.harvester.client,
-            dataset: &self.claimed.dataset,
-            window_id: match self.listed {
-                Some(_) => None,
-                None => Some(self.claimed.lease.window_id),
-            },
-            retry: self.claimed.attempts + self.claimed.throttled,
-            meter: Some(&self.harvester.meter),
-        }
-    }
-
-    fn urgency(&self) -> Urgency {
-        if self.claimed.priority >= windows::LIVE_PRIORITY {
-            Urgency::Live
-        } else {
-            Urgency::Background
-        }
     }
 
     /// The largest limit that can be asked with.
@@ -288,112 +253,6 @@ impl<'a> Work<'a> {
         }
     }
 
-    /// Sends one search for the window and records it. It brings spans where these are searched for.
-    pub(super) async fn search(
-        &mut self,
-        query: Option<String>,
-        limit: u32,
-    ) -> Result<Answer, Failure> {
-        match (query, self.wanted.clone().filter(|_| self.in_bulk())) {
-            (Some(spansets), Some(wanted)) => {
-                let query = wanted.query(&spansets);
-                self.send(Some(query), limit, Some(wanted)).await
-            }
-            (query, _) => self.send(query, limit, None).await,
-        }
-    }
-
-    /// The same, but it never brings spans.
-    pub(super) async fn search_summaries(
-        &mut self,
-        query: String,
-        limit: u32,
-    ) -> Result<Answer, Failure> {
-        self.send(Some(query), limit, None).await
-    }
-
-    async fn send(
-        &mut self,
-        query: Option<String>,
-        limit: u32,
-        spans: Option<Arc<Wanted>>,
-    ) -> Result<Answer, Failure> {
-        let search = Search {
-            window: self.claimed.window,
-            query,
-            limit,
-            urgency: self.urgency(),
-            spans,
-        };
-        self.requests += 1;
-        let result = self.client().search(&search).await;
-        let elapsed = match &result {
-            Ok(answer) => answer.elapsed,
-            Err(failure) => failure.elapsed,
-        };
-        let log = self.log();
-        let mut fetch = log.row("search", search.window, search.query.as_deref(), elapsed);
-        fetch.traces_limit = Some(limit);
-        match &result {
-            Ok(answer) => {
-                let cut = is_cut(answer, limit);
-                fetch.outcome = if cut {
-                    "cut"
-                } else if about_another_window(answer, search.window)
-                    || self.too_young(answer.server_time, answer.elapsed).is_some()
-                {
-                    "unusable"
-                } else {
-                    "complete"
-                };
-                fetch.status = Some(answer.status);
-                fetch.returned = Some(answer.body.traces.len());
-                fetch.bytes = Some(answer.bytes);
-                fetch.inspected_bytes = Some(answer.body.inspected_bytes);
-            }
-            Err(failure) => describe_failure(&mut fetch, failure),
-        }
-        self.searched = log.keep(fetch).await;
-        result
-    }
-
-    /// Records that the answer to the last search, whole as it seemed, does not count.
-    pub(super) async fn throw_away(&self, why: &str) {
-        self.log().throw_away(self.searched, why).await;
-    }
-
-    /// Looks one trace up by its ID and records that.
-    pub(super) async fn look_up(
-        &mut self,
-        trace_id: [u8; 16],
-        wanted: &Wanted,
-    ) -> Result<TraceSpans, Failure> {
-        self.requests += 1;
-        let result = self.client().trace(trace_id, wanted, self.urgency()).await;
-        let elapsed = match &result {
-            Ok(answer) => answer.elapsed,
-            Err(failure) => failure.elapsed,
-        };
-        let log = self.log();
-        let id = format!("{:032x}", u128::from_be_bytes(trace_id));
-        let mut fetch = log.row("trace", self.claimed.window, Some(&id), elapsed);
-        match &result {
-            Ok(answer) => {
-                if answer.trace.spans.is_empty() {
-                    fetch.outcome = "unusable";
-                } else if answer.trace.partial == Some(true) {
-                    fetch.outcome = "cut";
-                }
-                fetch.status = Some(answer.status);
-                fetch.returned = Some(answer.trace.spans.len());
-                fetch.bytes = Some(answer.bytes);
-            }
-            Err(failure) => describe_failure(&mut fetch, failure),
-        }
-        log.keep(fetch).await;
-        result.map(|answer| answer.trace)
-    }
-
     /// What a failed request means for the window; `None`: a limit was learned, ask again.
     async fn after_failure(&mut self, failure: Failure, limit: &mut u32) -> Option<Outcome> {
         let window = self.claimed.window;
@@ -469,96 +328,6 @@ impl<'a> Work<'a> {
         }
     }
 
-    /// Nothing later than the server's clock minus `settle` is ever marked.
-    pub(super) fn too_young(
-        &self,
-        server_time: Option<DateTime<Utc>>,
-        elapsed: Duration,
-    ) -> Option<Outcome> {
-        let asked_at = server_time.unwrap_or_else(Utc::now) - elapsed;
-        let settled_at = self.claimed.window.end() + self.claimed.settle_s.max(CUTOFF_S);
-        let missing_s = u64::try_from(settled_at - asked_at.timestamp())
-            .ok()
-            .filter(|&s| s > 0)?;
-        if missing_s > CLOCK_TOLERANCE_S && settled_at <= Utc::now().timestamp() {
-            return Some(Outcome::Failed(Failure::new(
-                Class::Passing,
-                format!(
-                    "Tempo's clock says {}, {missing_s} s behind where this machine's clock puts it: correct one of them",
-                    asked_at.format("%Y-%m-%dT%H:%M:%SZ")
-                ),
-            )));
-        }
-        Some(Outcome::NotYet {
-            wait: Duration::from_secs(missing_s.min(600)),
-            why: format!(
-                "by Tempo's clock ({}) its end is {missing_s} s too young to be sealed",
-                asked_at.format("%Y-%m-%dT%H:%M:%SZ")
-            ),
-        })
-    }
-
-    fn is_old(&self, server_time: Option<DateTime<Utc>>) -> bool {
-        self.claimed.window.end()
-            <= server_time.unwrap_or_else(Utc::now).timestamp() - QUERYLESS_AGE_S
-    }
-
-    pub(super) fn judge(&self, answer: Answer, limit: u32) -> Result<Verdict, Failure> {
-        if about_another_window(&answer, self.claimed.window) {
-            let message = format!(
-                "Tempo answered with {} traces, none of which overlaps the window: it moved the range asked for",
-                answer.body.traces.len()
-            );
-            return Err(Failure::of_answer(Class::Passing, answer.status, message));
-        }
-        let cut = is_cut(&answer, limit);
-        if let Some(spans) = answer.body.spans
-            && !cut
-        {
-            return Ok(Verdict::Whole(Found::Spans(spans)));
-        }
-        let mut found = answer.body.traces;
-        if self.claimed.detail == "trace" {
-            // A query was sent for another reason; the dataset's rows stay alike.
-            found.iter_mut().for_each(|trace| trace.services = None);
-        }
-        Ok(if cut {
-            Verdict::Cut(found)
-        } else {
-            Verdict::Whole(Found::Summaries(found))
-        })
-    }
-
-    /// Whether an answer to a search without a query is everything. Young blocks (and old traces may stand in young
-    /// blocks) stop at the limit before they merge fragments, so such an answer can be cut below its limit: it has to
-    /// stay well below that, and to bring at least as many rooted traces as the server counts.
-    fn is_vouched_for(
-        &self,
-        found: &[TraceSummary],
-        limit: u32,
-        density: Option<&Density>,
-    ) -> bool {
-        if found.is_empty() {
-            return true;
-        }
-        if found.len() * QUERYLESS_MARGIN > limit as usize {
-            return false;
-        }
-        let window = self.claimed.window;
-        let known = density.as_ref().and_then(|density| density.of(window));
-        let Some(counted) = self.claimed.expected.or(known) else {
-            self.client().cannot_count();
-            return false;
-        };
-        let seconds = window.start() * 1_000_000_000..window.end() * 1_000_000_000;
-        let rooted = found
-            .iter()
-            .filter(|trace| trace.root_service.is_some() && seconds.contains(&trace.start_ns));
-        let rooted = rooted.count() as u64;
-        // Far fewer counted than found: this server's counts vouch for nothing.
-        rooted >= counted && rooted <= counted.saturating_mul(2)
-    }
-
     async fn density(&mut self) -> Density {
         match self.count().await {
             Some(Some(histogram)) => return Density::Counted(histogram),
@@ -582,46 +351,6 @@ impl<'a> Work<'a> {
         }
         None
     }
-
-    /// The server's own count of root spans in the window: no series, or a histogram; `None` if it cannot be had.
-    async fn count(&mut self) -> Option<Option<Histogram>> {
-        let window = self.claimed.window;
-        if !self.client().may_count() {
-            return None;
-        }
-        if self
-            .client()
-            .limits()
-            .metrics_max_duration_s
-            .is_some_and(|most| window.seconds() >= most)
-        {
-            return None;
-        }
-        self.requests += 1;
-        let step_s = (window.seconds() + MOST_STEPS - 1) / MOST_STEPS;
-        let to_step = |second: i64| second.div_euclid(step_s) * step_s;
-        let count = Count {
-            window: Window::new(to_step(window.start()), to_step(window.end() + step_s - 1))
-                .unwrap_or(window),
-            step_s,
-            query: self.claimed.query.as_deref(),
-            urgency: self.urgency(),
-        };
-        match self.log().count(&count).await {
-            Ok(histogram) => Some(histogram),
-            Err(Failure {
-                class: Class::Limit(learned),
-                ..
-            }) => {
-                self.learn(learned).await;
-                None
-            }
-            Err(failure) => {
-                tracing::debug!(error = %failure, "no count to be had");
-                None
-            }
-        }
-    }
 }
 
 fn whole(found: Found, before: Figures) -> Outcome {
@@ -640,21 +369,4 @@ fn believable(density: Density, window: Window, seen: usize) -> Density {
         }
         known => known,
     }
-}
-
-fn is_cut(answer: &Answer, limit: u32) -> bool {
-    answer.body.traces.len() >= limit as usize || answer.body.stopped_early()
-}
-
-/// Tempo rewrites a range that lies wholly in its newest seconds, and says nothing: then none of what comes overlaps the
-/// window. A trace that starts longer before it than a duration can tell (49.7 days, or at zero) may well reach into it.
-fn about_another_window(answer: &Answer, window: Window) -> bool {
-    let traces = &answer.body.traces;
-    let untold_ns = (window.start() - i64::from(u32::MAX) / 1_000).saturating_mul(1_000_000_000);
-    // Durations come cut off to the millisecond: a trace may reach into the window with what was cut off.
-    let overlaps = |trace: &TraceSummary| {
-        let latest_end_ns = trace.end_ns().saturating_add(999_999);
-        trace.start_ns < untold_ns || window.overlaps_ns(trace.start_ns, latest_end_ns)
-    };
-    !traces.is_empty() && !traces.iter().any(overlaps)
 }
