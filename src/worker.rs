@@ -207,10 +207,11 @@ impl Worker {
         {
             keeping.abort();
         }
+        // Once more, or at all: one that found nothing to do may have ended before the first sweep.
         if outcome.is_ok()
-            && let Err(error) = self.close_runs().await
+            && let Err(error) = self.sweep().await
         {
-            tracing::debug!(%error, "cannot close runs");
+            tracing::debug!(%error, "cannot sweep the ledger at the end");
         }
         outcome
     }

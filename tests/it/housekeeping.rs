@@ -248,6 +248,23 @@ async fn items_of_windows_that_are_over_are_dropped() {
 }
 
 #[tokio::test]
+async fn what_a_killed_process_had_taken_from_the_queue_goes_with_the_next_however_short_it_lives()
+{
+    let scene = Scene::new(tempo(&hours(1, 1))).await;
+    for _ in 0..4 {
+        scene
+            .execute(
+                "INSERT INTO apalis.jobs (id, job_type, job, status, attempts, max_attempts, run_at, priority, lock_at)
+                 VALUES (apalis.generate_ulid(), 'tempo-harvest/prod', '7', 'Running', 1, 5, now() - interval '1 hour', 0,
+                         now() - interval '11 minutes')",
+            )
+            .await;
+        scene.command(&["work", "--drain"]).await.expect(0);
+        assert_eq!(scene.number("SELECT count(*) FROM apalis.jobs").await, 0);
+    }
+}
+
+#[tokio::test]
 async fn one_process_keeps_house_and_the_next_after_ten_minutes() {
     let database = database().await;
     let pool = database.pool().await;
