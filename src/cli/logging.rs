@@ -27,9 +27,10 @@ pub(super) fn bars() -> &'static MultiProgress {
 /// Starts logging.
 pub(super) fn init(verbose: u8, format: Format) {
     let default = match verbose {
-        // sqlx warns of every statement over a second; merging a hundred thousand traces takes that.
-        0 => "warn,sqlx::query=error",
-        1 => "warn,sqlx::query=error,tempo_harvest=debug",
+        // sqlx warns of every statement over a second; merging a hundred thousand traces takes that. And it passes on what PostgreSQL
+        // remarks, such as that a transaction, given up the moment it was committed, needs no rollback.
+        0 => "warn,sqlx::query=error,sqlx::postgres::notice=error",
+        1 => "warn,sqlx::query=error,sqlx::postgres::notice=error,tempo_harvest=debug",
         _ => "info,tempo_harvest=trace",
     };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));

@@ -25,10 +25,10 @@ impl Display {
     /// For a job; `quiet` shows nothing.
     pub fn new(name: &str, quiet: bool) -> Self {
         let bar = (!quiet && std::io::stderr().is_terminal()).then(|| {
-            let bar = logging::bars().add(ProgressBar::new(0));
+            let bar = logging::bars().add(ProgressBar::new(1));
             // The template is fixed text, so the style cannot fail.
             if let Ok(style) =
-                ProgressStyle::with_template("{prefix} {bar:28} {percent:>3}%  {msg}")
+                ProgressStyle::with_template("{prefix} {bar:20} {percent:>3}%  {wide_msg}")
             {
                 bar.set_style(style);
             }
@@ -55,7 +55,9 @@ impl Display {
         match &self.bar {
             Some(bar) => {
                 // Seconds of the range, which only grow; windows are cut as their density becomes known.
-                bar.set_length(u64::try_from(progress.done_s + progress.open_s).unwrap_or(0));
+                let length = u64::try_from(progress.done_s + progress.open_s).unwrap_or(0);
+                // Of a length of zero everything is done.
+                bar.set_length(length.max(1));
                 bar.set_position(u64::try_from(progress.done_s).unwrap_or(0));
                 bar.set_message(line);
             }
@@ -88,13 +90,21 @@ impl Display {
     fn line(&self, progress: &Progress) -> String {
         let seconds = self.begun.elapsed().as_secs_f64().max(0.001);
         let mut line = format!(
-            "{} of {} windows, {} traces, {:.0} traces/s, {} requests",
+            "{} of {} windows, {} traces, {:.0} traces/s",
             progress.windows_done,
             progress.windows_done + progress.windows_open + progress.windows_failed,
             progress.traces_returned,
             progress.traces_returned as f64 / seconds,
-            progress.requests,
         );
+        // First what counts: a terminal may not have room for all.
+        if progress.done_s > 0 && progress.open_s > 0 {
+            let left = seconds * progress.open_s as f64 / progress.done_s as f64;
+            line += &format!(
+                ", about {} left",
+                HumanDuration(Duration::from_secs_f64(left))
+            );
+        }
+        line += &format!(", {} requests", progress.requests);
         if progress.splits > 0 {
             line += &format!(", {} splits", progress.splits);
         }
@@ -110,19 +120,20 @@ impl Display {
                 progress.windows_paused
             );
         }
-        if progress.done_s > 0 && progress.open_s > 0 {
-            let left = seconds * progress.open_s as f64 / progress.done_s as f64;
-            line += &format!(
-                ", about {} left",
-                HumanDuration(Duration::from_secs_f64(left))
-            );
-        }
         if progress.windows_open > 0
             && let Some(error) = &progress.last_error
         {
-            let short: String = error.chars().take(60).collect();
-            line += &format!(" (waiting: {short})");
+            line += &format!(" (waiting: {})", shortened(error));
         }
         line
+    }
+}
+
+/// As much of a text as a line has room for.
+fn shortened(text: &str) -> String {
+    const MOST: usize = 120;
+    match text.char_indices().nth(MOST) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
     }
 }
