@@ -76,8 +76,10 @@ async fn cancel(database: &Database, args: &Args) -> anyhow::Result<Exit> {
     for poll in ending.runs.iter().filter(|run| run.kind == "poll") {
         writeln!(
             out,
-            "job `{}` is paused, or the next tick would begin its poll again: `tempo-harvest resume {}` begins it anew, from then on",
-            poll.job, poll.job
+            "job `{}` is paused, or the next tick would begin its poll again: `tempo-harvest resume {}{}` begins it anew, from then on",
+            poll.job,
+            poll.job,
+            database::option()
         )?;
     }
     Ok(Exit::Complete)

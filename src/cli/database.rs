@@ -1,6 +1,11 @@
 //! Which database a command uses: DATABASE_URL, or the private local PostgreSQL.
 
-use std::{env::VarError, str::FromStr, time::Duration};
+use std::{
+    env::VarError,
+    str::FromStr,
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
 
 use anyhow::Context;
 use sqlx::{PgPool, postgres::PgConnectOptions};
@@ -33,6 +38,18 @@ pub(super) enum Otherwise {
     Refuse,
     /// Nothing, and `--local` creates none: there would be nothing in it to look at or to steer.
     LookOnly,
+}
+
+/// Whether this process uses the private local PostgreSQL.
+static IS_LOCAL: AtomicBool = AtomicBool::new(false);
+
+/// What commands must be given to use the same database as this process, which only `run` and the like do by themselves: ` --local`,
+/// or nothing.
+pub(super) fn option() -> &'static str {
+    match IS_LOCAL.load(Ordering::Relaxed) {
+        true => " --local",
+        false => "",
+    }
 }
 
 /// An open database.
@@ -71,6 +88,7 @@ pub(super) async fn locate(
             let folder = local_postgres::default_folder()?;
             let executable = std::env::current_exe().context("cannot find the path of this program")?;
             let local = LocalPostgres::start(&folder, &executable).await?;
+            IS_LOCAL.store(true, Ordering::Relaxed);
             Ok((local.connect_options(), Some(local)))
         }
     }
@@ -183,11 +201,6 @@ impl Database {
             rights.user
         );
         Ok(())
-    }
-
-    /// Whether it is the private local PostgreSQL.
-    pub fn is_local(&self) -> bool {
-        self.local.is_some()
     }
 
     /// Closes the connections; stops the local server if nobody else uses it.

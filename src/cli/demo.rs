@@ -203,7 +203,11 @@ async fn harvest_and_prove(
     let Ok(targets) = arguments.targets(now)? else {
         bail!("the demo's own job file is refused");
     };
-    let first = run::run_targets(database, &targets, "demo", now, false).await?;
+    let mut interrupts = run::Interrupts::new()?;
+    let first = run::run_targets(database, &targets, "demo", now, false, &mut interrupts).await?;
+    let Some(first) = first else {
+        return Ok(Exit::Gaps);
+    };
     if first.iter().any(|report| report.exit() != Exit::Complete) {
         return Ok(Exit::Gaps);
     }
@@ -216,7 +220,10 @@ async fn harvest_and_prove(
     let asked = simulator.control().requests().len();
     let begun = Instant::now();
     writeln!(out, "\nthe same again:")?;
-    let again = run::run_targets(database, &targets, "demo", now, false).await?;
+    let again = run::run_targets(database, &targets, "demo", now, false, &mut interrupts).await?;
+    let Some(again) = again else {
+        return Ok(Exit::Gaps);
+    };
     writeln!(
         out,
         "  {} requests to Tempo, {:.0} ms",

@@ -5,7 +5,7 @@ use std::io::Write;
 use chrono::Utc;
 
 use super::{
-    Exit, UsageError,
+    Exit,
     database::{self, Database, Otherwise},
     terminal::{self, say},
 };
@@ -39,10 +39,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<Exit> {
     database.close().await;
     let statuses = statuses?;
     if let Some(name) = args.name.as_ref().filter(|_| statuses.is_empty()) {
-        return Err(UsageError(format!(
-            "there is no job and no dataset `{name}`; `tempo-harvest status` lists them"
-        ))
-        .into());
+        return Err(super::unknown(name).into());
     }
     let mut out = terminal::stdout();
     if args.json {
@@ -84,8 +81,9 @@ pub(super) async fn run(args: Args) -> anyhow::Result<Exit> {
     for status in &statuses {
         if status.gaps.iter().any(|gap| gap.reason.is_repairable()) {
             say!(
-                "to fetch what could be there: tempo-harvest repair {}",
-                status.state.name
+                "to fetch what could be there: tempo-harvest repair {}{}",
+                status.state.name,
+                database::option()
             );
         }
     }

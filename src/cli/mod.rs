@@ -76,6 +76,14 @@ impl From<Exit> for ExitCode {
 #[error("{0}")]
 pub struct UsageError(pub String);
 
+/// There is nothing of this name.
+fn unknown(name: &str) -> UsageError {
+    UsageError(format!(
+        "there is no job and no dataset `{name}`; `tempo-harvest status{}` lists them",
+        database::option()
+    ))
+}
+
 /// An error that is the user's to mend, unless it is the database's.
 trait Refusal: std::error::Error + Send + Sync + 'static {
     fn is_of_database(&self) -> bool;

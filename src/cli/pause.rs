@@ -56,8 +56,10 @@ async fn pause(database: &Database, args: &Args) -> anyhow::Result<()> {
         )?,
         None => writeln!(
             out,
-            "{} is paused: {} windows wait, no new request is made for it after 5 s; `tempo-harvest resume {name}` lets it go on",
-            changed.subject, changed.windows
+            "{} is paused: {} windows wait, no new request is made for it after 5 s; `tempo-harvest resume {name}{}` lets it go on",
+            changed.subject,
+            changed.windows,
+            database::option()
         )?,
     }
     Ok(())

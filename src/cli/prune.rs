@@ -57,11 +57,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<Exit> {
 async fn prune(database: &Database, args: &Args) -> anyhow::Result<Exit> {
     let mut conn = database.pool.acquire().await?;
     let Some(subject) = retention::subject(&mut conn, &args.name).await? else {
-        return Err(UsageError(format!(
-            "there is no job and no dataset `{}`; `tempo-harvest status` lists them",
-            args.name
-        ))
-        .into());
+        return Err(super::unknown(&args.name).into());
     };
     let dataset = subject.dataset.as_str();
     let Some((job, Some(retention_s))) = subject.asked else {

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, io::Write, time::Duration};
 use chrono::Utc;
 
 use super::{
-    Exit, UsageError,
+    Exit,
     database::{self, Database, Otherwise},
     jobs,
     terminal::{self, say},
@@ -58,10 +58,7 @@ async fn repair_all(database: &Database, args: &Args) -> anyhow::Result<Exit> {
     let name = args.name.as_deref();
     let datasets = report::datasets(&mut conn, name).await?;
     if let Some(name) = name.filter(|_| datasets.is_empty()) {
-        return Err(UsageError(format!(
-            "there is no job and no dataset `{name}`; `tempo-harvest status` lists them"
-        ))
-        .into());
+        return Err(super::unknown(name).into());
     }
     let holder = Holder::of_this_process();
     let (mut exit, mut reports) = (Exit::Complete, Vec::new());
@@ -121,9 +118,10 @@ fn print(dataset: &str, planned: &Planned) -> std::io::Result<()> {
     match &planned.run {
         Some((_, run)) => writeln!(
             out,
-            "{dataset}: {} windows on the queue (run {run}): {}; `tempo-harvest work` fetches them",
+            "{dataset}: {} windows on the queue (run {run}): {}; `tempo-harvest work{}` fetches them",
             planned.windows.len(),
-            in_words(&planned.queued_s)
+            in_words(&planned.queued_s),
+            database::option()
         )?,
         None => writeln!(out, "{dataset}: nothing to repair")?,
     }

@@ -73,22 +73,35 @@ pub(super) async fn run(args: Args) -> anyhow::Result<Exit> {
         Ok(targets) => targets,
         Err(exit) => return Ok(exit),
     };
-    let database = Database::open(&args.database, Otherwise::Local, connections(&targets)).await?;
-    let outcome = run_targets(&database, &targets, "run", now, args.json).await;
+    let mut interrupts = Interrupts::new()?;
+    let opening = Database::open(&args.database, Otherwise::Local, connections(&targets));
+    let database = tokio::select! {
+        opened = opening => opened?,
+        () = interrupts.next() => {
+            say!("stopped before anything was asked for");
+            return finish(None, args.json);
+        }
+    };
+    let outcome = run_targets(&database, &targets, "run", now, args.json, &mut interrupts).await;
     database.close().await;
-    let reports = outcome?;
-    if args.json {
+    finish(outcome?, args.json)
+}
+
+/// Says in JSON what became of it, if that is wanted, and tells the exit code. `None`: it was stopped before anything was.
+fn finish(reports: Option<Vec<Report>>, json: bool) -> anyhow::Result<Exit> {
+    let otherwise = match reports {
+        None => Exit::Gaps,
+        Some(_) => Exit::Complete,
+    };
+    let reports = reports.unwrap_or_default();
+    if json {
         writeln!(
             terminal::stdout(),
             "{}",
             serde_json::to_string_pretty(&reports)?
         )?;
     }
-    Ok(reports
-        .iter()
-        .map(Report::exit)
-        .max()
-        .unwrap_or(Exit::Complete))
+    Ok(reports.iter().map(Report::exit).max().unwrap_or(otherwise))
 }
 
 /// Connections for working on these: two for each window in hand, and some to look around with.
@@ -107,22 +120,29 @@ struct Submitted {
     counts: u32,
 }
 
-/// Submits the targets, works until each is finished, and prints what became of each.
+impl Submitted {
+    /// Whether there is anything to wait for.
+    fn needs_work(&self) -> bool {
+        !self.plan.windows.is_empty() || !self.plan.in_flight.is_empty()
+    }
+}
+
+/// Submits the targets, works until each is finished, and prints what became of each. `None`: it was stopped before that.
 pub(super) async fn run_targets(
     database: &Database,
     targets: &[Target],
     command: &str,
     now: DateTime<Utc>,
     quiet: bool,
-) -> anyhow::Result<Vec<Report>> {
+    interrupts: &mut Interrupts,
+) -> anyhow::Result<Option<Vec<Report>>> {
     let holder = Holder::of_this_process();
     let begun = Instant::now();
     let mut plans = Vec::new();
     let mut runs = Vec::new();
-    let since: DateTime<Utc>;
-    {
+    let submitting = async {
         let mut conn = database.pool.acquire().await?;
-        since = database_time(&mut conn).await?;
+        let since = database_time(&mut conn).await?;
         for target in targets {
             refuse_paused(&mut conn, target).await?;
             let mut submission = target.submission(command, &holder, now);
@@ -139,7 +159,16 @@ pub(super) async fn run_targets(
             });
             runs.extend(run_id);
         }
-    }
+        anyhow::Ok(since)
+    };
+    let since = tokio::select! {
+        submitted = submitting => submitted?,
+        () = interrupts.next() => {
+            say!("stopped before anything was fetched; to go on, run again");
+            send_to_background(database, runs).await?;
+            return Ok(None);
+        }
+    };
     let stop = CancellationToken::new();
     let sources: Vec<String> = targets
         .iter()
@@ -154,13 +183,12 @@ pub(super) async fn run_targets(
             .collect(),
     )
     .only(sources);
-    let needs_work = plans
-        .iter()
-        .any(|Submitted { plan, .. }| !plan.windows.is_empty() || !plan.in_flight.is_empty());
+    let needs_work = plans.iter().any(Submitted::needs_work);
     let mut working = needs_work.then(|| tokio::spawn(worker.run(stop.clone())));
-    let mut interrupted = Interrupts::new()?;
+    let span = Span { since, begun };
+    let mut reports = Vec::new();
     let waited = tokio::select! {
-        reports = wait_for_all(database, targets, &plans, since, begun, &mut interrupted, quiet) => reports,
+        waited = wait_for_all(database, targets, &plans, span, interrupts, quiet, &mut reports) => waited,
         ended = ended(&mut working) => Err(ended),
     };
     // Whatever came of it, what is in hand is given back.
@@ -168,24 +196,44 @@ pub(super) async fn run_targets(
     if let Some(working) = working {
         tokio::select! {
             ended = working => ended.context("the worker ended badly")??,
-            () = interrupted.again() => say!("stopped at once; what was in hand is taken up again within a minute"),
+            () = interrupts.again() => say!("stopped at once; what was in hand is taken up again within a minute"),
         }
     }
     // A newer program has the tables now: nothing more is changed in them.
     if waited.as_ref().is_err_and(is_outdated) {
-        return waited;
+        return waited.map(|()| None);
     }
-    bring_baselines_up_to_date(database, targets).await;
-    let finished = waited
-        .as_ref()
-        .is_ok_and(|reports| reports.iter().all(|report| report.outcome != "interrupted"));
-    if !finished {
-        let mut conn = database.pool.acquire().await?;
-        for run_id in runs {
-            windows::send_to_background(&mut conn, run_id).await?;
+    if waited.is_ok() {
+        // Of those that were stopped, with what was still finished.
+        for (target, submitted) in targets.iter().zip(&plans).skip(reports.len()) {
+            let progress = look(database, target, since).await?;
+            let report = report(database, target, submitted, progress, begun, true).await?;
+            reports.push(report.said(target, quiet));
         }
     }
-    waited
+    bring_baselines_up_to_date(database, targets).await;
+    let finished = waited.is_ok() && reports.iter().all(|report| report.outcome != "interrupted");
+    if !finished {
+        send_to_background(database, runs).await?;
+    }
+    waited.map(|()| Some(reports))
+}
+
+/// Somebody waits no longer for what is left of these runs.
+async fn send_to_background(database: &Database, runs: Vec<i64>) -> sqlx::Result<()> {
+    let mut conn = database.pool.acquire().await?;
+    for run_id in runs {
+        windows::send_to_background(&mut conn, run_id).await?;
+    }
+    Ok(())
+}
+
+/// When it began.
+#[derive(Clone, Copy)]
+struct Span {
+    /// By the database's clock.
+    since: DateTime<Utc>,
+    begun: Instant,
 }
 
 /// Once what was collected is stored, what it says is usual is to be had: there need be no `work` to compute it.
@@ -213,10 +261,11 @@ async fn refuse_paused(conn: &mut sqlx::PgConnection, target: &Target) -> anyhow
         None => (format!("job `{}`", here.job), here.job),
     };
     Err(UsageError(format!(
-        "job `{}`: windows of this range wait for {what}, which is paused since {} by {}: `tempo-harvest resume {name}` first",
+        "job `{}`: windows of this range wait for {what}, which is paused since {} by {}: `tempo-harvest resume {name}{}` first",
         target.job.name,
         control::at(&here.paused),
-        here.paused.by
+        here.paused.by,
+        database::option()
     ))
     .into())
 }
@@ -248,32 +297,30 @@ fn is_outdated(error: &anyhow::Error) -> bool {
     matches!(error.downcast_ref(), Some(OpenError::Newer { .. }))
 }
 
-/// Waits for each target in turn, and prints what became of it.
+/// Waits for each target in turn, and says what became of it; not of those that were still at work when it was interrupted.
 async fn wait_for_all(
     database: &Database,
     targets: &[Target],
     plans: &[Submitted],
-    since: DateTime<Utc>,
-    begun: Instant,
-    interrupted: &mut Interrupts,
+    Span { since, begun }: Span,
+    interrupts: &mut Interrupts,
     quiet: bool,
-) -> anyhow::Result<Vec<Report>> {
-    let mut reports = Vec::new();
-    for (target, Submitted { plan, counts }) in targets.iter().zip(plans) {
-        let mut progress = if plan.windows.is_empty() && plan.in_flight.is_empty() {
-            Progress::default()
+    reports: &mut Vec<Report>,
+) -> anyhow::Result<()> {
+    for (target, submitted) in targets.iter().zip(plans) {
+        let progress = if submitted.needs_work() {
+            wait_for(database, target, since, interrupts, quiet).await?
         } else {
-            wait_for(database, target, since, interrupted, quiet).await?
+            Some(Progress::default())
         };
-        progress.requests += i64::from(*counts);
-        let report = report(database, target, plan, progress, begun, interrupted.came).await?;
-        if !quiet {
-            // A reader that has gone away changes nothing about the outcome.
-            let _nobody_reads = report.print(target, database.is_local());
-        }
-        reports.push(report);
+        let Some(progress) = progress else {
+            say!("stopping: what is in hand goes back on the queue");
+            break;
+        };
+        let report = report(database, target, submitted, progress, begun, false).await?;
+        reports.push(report.said(target, quiet));
     }
-    Ok(reports)
+    Ok(())
 }
 
 async fn database_time(conn: &mut sqlx::PgConnection) -> sqlx::Result<DateTime<Utc>> {
@@ -282,44 +329,37 @@ async fn database_time(conn: &mut sqlx::PgConnection) -> sqlx::Result<DateTime<U
         .await
 }
 
-/// Waits until no window of the target is open, or Ctrl-C.
+/// Waits until no window of the target is open. `None`: Ctrl-C came first.
 async fn wait_for(
     database: &Database,
     target: &Target,
     since: DateTime<Utc>,
-    interrupted: &mut Interrupts,
+    interrupts: &mut Interrupts,
     quiet: bool,
-) -> anyhow::Result<Progress> {
+) -> anyhow::Result<Option<Progress>> {
     let mut display = Display::new(&target.job.name, quiet);
-    let mut progress = Progress::default();
+    let mut finished = None;
     let mut ticks = tokio::time::interval(LOOK_EVERY);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    while !interrupted.came {
+    while finished.is_none() && !interrupts.came {
         tokio::select! {
             _ = ticks.tick() => {}
-            () = interrupted.next() => break,
+            () = interrupts.next() => break,
         }
         match look(database, target, since).await {
-            Ok(seen) => progress = seen,
+            Ok(progress) => {
+                display.show(&progress);
+                finished = Some(progress).filter(|progress| progress.windows_open == 0);
+            }
             Err(error) => {
                 // The worker goes on by itself when the database is back.
                 tracing::warn!(%error, "cannot see the ledger; trying again");
                 tokio::time::sleep(std::time::Duration::from_secs(1)).await;
-                continue;
             }
         }
-        display.show(&progress);
-        if progress.windows_open == 0 {
-            break;
-        }
-    }
-    if interrupted.came
-        && let Ok(seen) = look(database, target, since).await
-    {
-        progress = seen;
     }
     display.finish();
-    Ok(progress)
+    Ok(finished)
 }
 
 /// How far the target's range is.
@@ -335,11 +375,12 @@ async fn look(
 async fn report(
     database: &Database,
     target: &Target,
-    plan: &Plan,
-    progress: Progress,
+    Submitted { plan, counts }: &Submitted,
+    mut progress: Progress,
     begun: Instant,
     interrupted: bool,
 ) -> anyhow::Result<Report> {
+    progress.requests += i64::from(*counts);
     let mut conn = database.pool.acquire().await?;
     let in_flight = windows::in_flight(&mut conn, &target.job.dataset, Look::Sealed).await?;
     let covered = datasets::covered(&mut conn, &target.job.dataset, Look::Sealed).await?;
@@ -400,7 +441,16 @@ impl Report {
         }
     }
 
-    fn print(&self, target: &Target, local: bool) -> std::io::Result<()> {
+    /// Has been said, unless nothing is to be.
+    fn said(self, target: &Target, quiet: bool) -> Self {
+        if !quiet {
+            // A reader that has gone away changes nothing about the outcome.
+            let _nobody_reads = self.print(target);
+        }
+        self
+    }
+
+    fn print(&self, target: &Target) -> std::io::Result<()> {
         let mut out = terminal::stdout();
         let Self { job, progress, .. } = self;
         let [from, to] = &self.requested;
@@ -441,7 +491,7 @@ impl Report {
                 self.gaps.len() - 10
             )?;
         }
-        let local = if local { " --local" } else { "" };
+        let local = database::option();
         let file = target.job.file.display();
         match self.outcome {
             "complete" | "already complete" | "nothing to collect" => {

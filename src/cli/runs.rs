@@ -5,7 +5,7 @@ use std::io::Write;
 use chrono::{DateTime, SecondsFormat, Utc};
 
 use super::{
-    Exit, UsageError,
+    Exit,
     database::{self, Database, Otherwise},
     terminal,
 };
@@ -62,10 +62,7 @@ async fn runs(database: &Database, args: &Args) -> anyhow::Result<Vec<Run>> {
         && control::job(&mut conn, name).await?.is_none()
         && datasets::find(&mut conn, name).await?.is_none()
     {
-        return Err(UsageError(format!(
-            "there is no job and no dataset `{name}`; `tempo-harvest status` lists them"
-        ))
-        .into());
+        return Err(super::unknown(name).into());
     }
     Ok(runs)
 }

@@ -73,10 +73,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<Exit> {
     database.close().await;
     let (statistics, warnings) = read?;
     if let Some(name) = args.name.as_ref().filter(|_| statistics.is_empty()) {
-        return Err(UsageError(format!(
-            "there is no job and no dataset `{name}`; `tempo-harvest status` lists them"
-        ))
-        .into());
+        return Err(super::unknown(name).into());
     }
     let mut out = terminal::stdout();
     if args.json {

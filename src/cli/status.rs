@@ -6,7 +6,7 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use serde::Serialize;
 
 use super::{
-    Exit, UsageError,
+    Exit,
     database::{self, Database, Otherwise},
     terminal,
 };
@@ -101,10 +101,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<Exit> {
     database.close().await;
     let (statuses, warnings) = statuses?;
     if let Some(name) = args.name.as_ref().filter(|_| statuses.is_empty()) {
-        return Err(UsageError(format!(
-            "there is no job and no dataset `{name}`; `tempo-harvest status` lists them"
-        ))
-        .into());
+        return Err(super::unknown(name).into());
     }
     let mut out = terminal::stdout();
     if args.json {
@@ -321,10 +318,11 @@ fn print(out: &mut impl Write, status: &DatasetStatus) -> std::io::Result<()> {
     if status.missing_s() > 0 {
         writeln!(
             out,
-            "  {} s missing, {} windows failed: tempo-harvest gaps {}",
+            "  {} s missing, {} windows failed: tempo-harvest gaps {}{}",
             status.missing_s(),
             status.failed_windows,
-            state.name
+            state.name,
+            database::option()
         )?;
     }
     Ok(())

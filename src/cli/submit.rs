@@ -82,10 +82,11 @@ async fn submit_all(database: &Database, targets: &[Target], json: bool) -> anyh
         match run_id {
             Some(run) => writeln!(
                 terminal::stdout(),
-                "{}: {} windows on the queue (run {run}); `tempo-harvest work` fetches them, `tempo-harvest status {}` shows how far it is",
+                "{}: {} windows on the queue (run {run}); `tempo-harvest work{local}` fetches them, `tempo-harvest status {}{local}` shows how far it is",
                 target.job.name,
                 plan.windows.len(),
-                target.job.name
+                target.job.name,
+                local = database::option()
             )?,
             None if !plan.too_young.is_empty() || !plan.beyond_retention.is_empty() => writeln!(
                 terminal::stdout(),

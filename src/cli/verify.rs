@@ -155,10 +155,7 @@ async fn dataset(database: &Database, name: &str) -> anyhow::Result<DatasetState
     let mut datasets = report::datasets(&mut conn, Some(name)).await?;
     match (datasets.pop(), datasets.is_empty()) {
         (Some(dataset), true) => Ok(dataset),
-        (None, _) => Err(UsageError(format!(
-            "there is no job and no dataset `{name}`; `tempo-harvest status` lists them"
-        ))
-        .into()),
+        (None, _) => Err(super::unknown(name).into()),
         (Some(_), false) => Err(UsageError(format!(
             "`{name}` is a dataset and also a job that fills another: name the dataset by another of its jobs"
         ))

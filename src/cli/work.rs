@@ -198,13 +198,16 @@ async fn work(
     if args.drain {
         let mut conn = database.pool.acquire().await?;
         let paused = control::paused_windows(&mut conn).await?;
+        let local = database::option();
         if paused > 0 {
-            say!("{paused} windows are paused: tempo-harvest status says since when, and by whom");
+            say!(
+                "{paused} windows are paused: tempo-harvest status{local} says since when, and by whom"
+            );
             exit = Exit::Gaps;
         }
         let failed = windows::failed_since(&mut conn, since).await?;
         if failed > 0 {
-            say!("{failed} windows failed: tempo-harvest gaps says why");
+            say!("{failed} windows failed: tempo-harvest gaps{local} says why");
             exit = Exit::Gaps;
         }
     }

@@ -92,7 +92,17 @@ async fn told_to_stop_it_releases_what_is_in_hand_and_says_how_to_go_on() {
             "{}",
             said.stderr
         );
+        assert!(
+            said.stderr
+                .contains("stopping: what is in hand goes back on the queue"),
+            "{}",
+            said.stderr
+        );
         drop(held);
+        // What was still finished is in the sum.
+        let done = "SELECT count(*) FROM harvest.windows WHERE state = 'done'";
+        let done = format!("\n  {} window", scene.number(done).await);
+        assert!(said.stdout.contains(&done), "{done}: {}", said.stdout);
         let running = "SELECT count(*) FROM harvest.windows WHERE state = 'running' OR lease_holder IS NOT NULL";
         assert_eq!(scene.number(running).await, 0);
         let queued = "SELECT count(*) FROM harvest.windows WHERE state = 'queued' AND next_try_at <= now() AND attempts = 0";
@@ -104,6 +114,29 @@ async fn told_to_stop_it_releases_what_is_in_hand_and_says_how_to_go_on() {
         scene.equals_truth((DAY_S, DAY_S + 8 * HOUR_S), true).await;
         assert_eq!(scene.number(ASKED_AFTER_DONE).await, 0);
     }
+}
+
+#[tokio::test]
+async fn told_to_stop_while_it_still_counts_it_has_begun_nothing() {
+    let scene = Scene::new(tempo(&busy_hours(8))).await;
+    let file = scene.write(&job(8));
+    let held = scene.control.hold("/api/metrics/query_range");
+    let running = scene.start(&["run", "--json", &file]);
+    scene.held(1).await;
+    running.signal(Signal::INT);
+    let said = running.end().await.expect(3);
+    assert_eq!(said.json(), serde_json::json!([]));
+    assert!(
+        said.stderr
+            .contains("stopped before anything was fetched; to go on, run again"),
+        "{}",
+        said.stderr
+    );
+    let runs = "SELECT count(*) FROM harvest.runs";
+    assert_eq!(scene.number(runs).await, 0);
+    drop(held);
+    scene.command(&["run", &file]).await.expect(0);
+    scene.equals_truth((DAY_S, DAY_S + 8 * HOUR_S), false).await;
 }
 
 #[tokio::test]

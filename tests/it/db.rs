@@ -72,6 +72,47 @@ async fn db_uses_the_database_url_of_the_environment_unless_told_otherwise() {
     server.stop().await;
 }
 
+/// What a message tells to do next works as it stands.
+#[tokio::test]
+async fn messages_name_the_database_that_was_used() {
+    let place = Place::new();
+    let server = place.start().await;
+    let said = |arguments: &[&str], url: Option<&str>| {
+        let mut command = Command::new(PROGRAM);
+        command.args(arguments).current_dir(place.root.path());
+        match url {
+            Some(url) => command.env("DATABASE_URL", url),
+            None => command.env_remove("DATABASE_URL"),
+        };
+        text(&command.output().unwrap())
+    };
+    let migrated = said(&["migrate", "--local"], None);
+    assert!(migrated.contains("up to date"), "{migrated}");
+    let url = server.environment().remove(0).1;
+    for command in [
+        ["status", "shop"],
+        ["gaps", "shop"],
+        ["runs", "shop"],
+        ["stats", "shop"],
+        ["repair", "shop"],
+        ["verify", "shop"],
+        ["prune", "shop"],
+        ["baseline", "--job=shop"],
+    ] {
+        let local = said(&[&command[..], &["--local"]].concat(), None);
+        assert!(
+            local.contains("`tempo-harvest status --local` lists them"),
+            "{command:?}: {local}"
+        );
+        let other = said(&command, Some(&url));
+        assert!(
+            other.contains("`tempo-harvest status` lists them"),
+            "{command:?}: {other}"
+        );
+    }
+    server.stop().await;
+}
+
 /// A secret shows in nobody's process list, and none of ours reaches the server's processes.
 #[tokio::test]
 async fn command_lines_and_environments_hold_no_secrets() {

@@ -81,7 +81,8 @@ impl OfArgs {
         if let Some(job) = &self.job {
             let Some(known) = control::job(&mut conn, job).await? else {
                 return Err(UsageError(format!(
-                    "there is no job `{job}`; `tempo-harvest status` lists them"
+                    "there is no job `{job}`; `tempo-harvest status{}` lists them",
+                    database::option()
                 ))
                 .into());
             };
@@ -92,7 +93,8 @@ impl OfArgs {
             None => Ok(names),
             Some(dataset) if names.contains(dataset) => Ok(vec![dataset.clone()]),
             Some(dataset) => Err(UsageError(format!(
-                "there is no dataset `{dataset}`; `tempo-harvest status` lists them"
+                "there is no dataset `{dataset}`; `tempo-harvest status{}` lists them",
+                database::option()
             ))
             .into()),
         }
@@ -202,7 +204,8 @@ async fn all(database: &Database, args: &Args) -> anyhow::Result<Vec<Known>> {
         && all.iter().all(|known| known.operations.is_empty())
     {
         return Err(UsageError(format!(
-            "nothing is known of a service `{service}`; `tempo-harvest baseline` lists what is{}",
+            "nothing is known of a service `{service}`; `tempo-harvest baseline{}` lists what is{}",
+            database::option(),
             match args.of.spans {
                 true => " with --spans",
                 false => " (roots of traces; --spans for all, with detail spans)",
