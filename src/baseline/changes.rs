@@ -310,6 +310,25 @@ mod tests {
             )
     }
 
+    #[test]
+    fn a_name_is_kept_as_it_is_or_what_fits_of_it_is() {
+        for (name, kept) in [
+            ("GET /cart".to_owned(), "GET /cart".to_owned()),
+            ("x".repeat(1_000), "x".repeat(1_000)),
+            ("x".repeat(1_001), "x".repeat(997) + "…"),
+            // Nothing is cut in two: 997 bytes end within the 499th of these.
+            ("é".repeat(501), "é".repeat(498) + "…"),
+            ("a\0b".to_owned(), "a\u{fffd}b".to_owned()),
+            // The sign that stands for a NUL takes three bytes.
+            ("\0".repeat(333) + "x", "\u{fffd}".repeat(333) + "x"),
+            ("\0".repeat(334), "\u{fffd}".repeat(332) + "…"),
+        ] {
+            let stored = storable(&Arc::from(name));
+            assert_eq!(*stored, *kept);
+            assert!(stored.len() <= LONGEST_NAME);
+        }
+    }
+
     /// What cells hold after all of these, without those that are empty and without what only passes need.
     fn settled(changes: Changes) -> HashMap<Key, (i64, i64, i64, Counts)> {
         let cells = changes.into_cells().into_iter();

@@ -62,7 +62,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<Exit> {
     let population = simulator.control().population();
     writeln!(
         out,
-        "simulated Tempo on {}: {} traces from {day}; it answers at most {SERVER_LIMIT} a search,\n  and one second holds {BURST}; some traces last minutes, some have lost their root",
+        "simulated Tempo on {}: {} traces from {day}; it answers at most {SERVER_LIMIT} a search,\n  and one second holds {BURST}, which are asked for by duration; some traces last minutes, some have lost their root",
         simulator.url(),
         population.len()
     )?;
