@@ -43,4 +43,5 @@ pub mod version;
 pub mod warnings;
 pub mod web;
 pub mod window;
+pub mod words;
 pub mod worker;

@@ -17,6 +17,7 @@ use crate::{
     store::{pace::Pace, report::LaterLooks, verify::Verified},
     warnings::{self, Kind, Warning},
     window::rfc3339,
+    words::percent,
 };
 
 /// Show what is collected and what is being collected.
@@ -266,10 +267,9 @@ fn print(out: &mut impl Write, status: &DatasetStatus) -> std::io::Result<()> {
     let complete = match due_s {
         0 => "nothing is due to be complete yet".to_owned(),
         _ => {
-            let there_s = due_s - status.missing_s();
-            let percent = there_s as f64 * 100.0 / due_s as f64;
+            let there = percent(due_s - status.missing_s(), due_s);
             format!(
-                "{percent:.1} % of the {:.1} h due complete",
+                "{there} of the {:.1} h due complete",
                 due_s as f64 / 3_600.0
             )
         }

@@ -2,6 +2,8 @@
 
 use chrono::{DateTime, Utc};
 
+pub(super) use crate::words::percent;
+
 /// A count with its thousands set apart: `1,007,500`.
 pub(super) fn count(number: i64) -> String {
     let digits = number.unsigned_abs().to_string();
@@ -54,21 +56,6 @@ pub(super) fn milliseconds(ms: f64) -> String {
     }
 }
 
-/// A share in percent; what is not all never reads `100 %`, and what is not nothing never `0 %`.
-pub(super) fn percent(part: i64, whole: i64) -> String {
-    if whole <= 0 {
-        return "–".to_owned();
-    }
-    let share = part as f64 * 100.0 / whole as f64;
-    match share {
-        _ if part >= whole => "100 %".to_owned(),
-        _ if part <= 0 => "0 %".to_owned(),
-        share if share > 99.9 => "99.9 %".to_owned(),
-        share if share < 0.1 => "0.1 %".to_owned(),
-        share => format!("{share:.1} %"),
-    }
-}
-
 /// A moment to the minute.
 pub(super) fn minute(at: DateTime<Utc>) -> String {
     at.format("%Y-%m-%d %H:%M").to_string()
@@ -109,18 +96,6 @@ mod tests {
                 "1 d 1 h",
                 "3 d"
             ]
-        );
-        let shares = [
-            (0, 0),
-            (0, 5),
-            (1, 100_000),
-            (1, 3),
-            (99_999, 100_000),
-            (5, 5),
-        ];
-        assert_eq!(
-            shares.map(|(part, whole)| percent(part, whole)),
-            ["–", "0 %", "0.1 %", "33.3 %", "99.9 %", "100 %"]
         );
         assert_eq!(
             [3.21, 250.4, 12_340.0, 3_700_000.0].map(milliseconds),

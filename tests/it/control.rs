@@ -143,7 +143,7 @@ async fn what_would_wait_for_a_paused_job_is_refused() {
     let status = scene.command(&["status"]).await.expect(0);
     insta::assert_snapshot!(redacted(&status.stdout), @r"
     shop  (every trace; detail trace; from simulator; jobs: shop)
-      0 traces; 0.0 % of the 2.0 h due complete
+      0 traces; 0 % of the 2.0 h due complete
       2 windows queued, 0 being fetched
       job shop is paused since TIME by ada@PROCESS
       7200 s missing, 0 windows failed: tempo-harvest gaps shop
