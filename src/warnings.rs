@@ -18,6 +18,7 @@ use crate::{
         polls,
         warnings::{self, LiveWindows, SourceState},
     },
+    words::{length, many},
 };
 
 /// A live window may hold this share of what one search may bring.
@@ -248,8 +249,11 @@ fn edge_behind(status: &DatasetStatus, now: DateTime<Utc>) -> Option<Warning> {
     if behind_s <= young_s + EDGE_SLACK_S {
         return None;
     }
-    let summary =
-        format!("the live edge lies {behind_s} s behind the present; {young_s} s are usual");
+    let summary = format!(
+        "the live edge lies {} behind the present; {} is usual",
+        length(behind_s),
+        length(young_s)
+    );
     let remedy = "is `work` running with the job's file, and does Tempo answer? What is missed meanwhile is caught up with";
     Some(Warning {
         since: DateTime::from_timestamp(now.timestamp() - behind_s + young_s, 0),
@@ -265,9 +269,9 @@ fn backlog_growing(status: &DatasetStatus, now: DateTime<Utc>) -> Option<Warning
         return None;
     }
     let summary = format!(
-        "{} s are still to be collected, {} s more than {} minutes ago",
-        backlog.seconds,
-        backlog.grown_s,
+        "{} is still to be collected, {} more than {} minutes ago",
+        length(backlog.seconds),
+        length(backlog.grown_s),
         GROWTH_OF.num_minutes()
     );
     let remedy = "more comes due than is fetched: see whether Tempo answers and how fast (`status`, `stats`), start `work` on another \
@@ -285,7 +289,7 @@ fn late_traces(status: &DatasetStatus) -> Option<Warning> {
         return None;
     }
     let widened = match live.widened.iter().map(|widened| widened.lookback_s).max() {
-        Some(lookback_s) => format!(", though `lookback` was widened to {lookback_s} s"),
+        Some(lookback_s) => format!(", though `lookback` was widened to {}", length(lookback_s)),
         None => String::new(),
     };
     let summary = format!(
@@ -324,7 +328,7 @@ fn gaps(status: &DatasetStatus) -> Option<Warning> {
     }
     let parts: Vec<String> = seconds
         .iter()
-        .map(|(name, sum)| format!("{sum} s {name}"))
+        .map(|(name, sum)| format!("{} {name}", length(*sum)))
         .collect();
     let name = &status.state.name;
     let summary = format!("{} that nobody is fetching", parts.join(", "));
@@ -360,8 +364,9 @@ fn silent(source: &SourceState, now: DateTime<Utc>) -> Option<Warning> {
         source: source.name.clone(),
         since: answered.max(source.failing_since),
         summary: format!(
-            "{} windows of source {} wait for it to answer, and {last}: {error}",
-            source.failing, source.name
+            "{} of source {} for an answer, and {last}: {error}",
+            many(source.failing, "window waits", "windows wait"),
+            source.name
         ),
         remedy: "`doctor FILE` says what is wrong; windows are tried again by themselves"
             .to_owned(),

@@ -9,7 +9,7 @@ use super::{
     terminal::{self, say},
     usage,
 };
-use crate::{control, store::Holder};
+use crate::{control, store::Holder, words::many};
 
 /// Give up what is left of a run, or of all open runs of a job. What is collected stays; the rest is asked for no longer.
 ///
@@ -52,9 +52,9 @@ async fn cancel(database: &Database, args: &Args) -> anyhow::Result<Exit> {
         return Ok(Exit::Complete);
     }
     let what = format!(
-        "{subject}: {} open, {} windows left",
+        "{subject}: {} open, {} left",
         runs(&ending),
-        ending.windows
+        many(ending.windows, "window", "windows")
     );
     if !confirmed(&what, "this gives them up", args.yes)? {
         say!("nothing cancelled");
@@ -69,9 +69,9 @@ async fn cancel(database: &Database, args: &Args) -> anyhow::Result<Exit> {
     }
     writeln!(
         out,
-        "{subject}: {} cancelled, with {} windows",
+        "{subject}: {} cancelled, with {}",
         runs(&ending),
-        ending.windows
+        many(ending.windows, "window", "windows")
     )?;
     for poll in ending.runs.iter().filter(|run| run.kind == "poll") {
         writeln!(

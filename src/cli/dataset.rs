@@ -10,7 +10,10 @@ use super::{
     database::{self, Database, Otherwise},
     terminal::{self, say},
 };
-use crate::store::datasets;
+use crate::{
+    store::datasets,
+    words::{length, many},
+};
 
 /// Remove a dataset, or forget what it holds
 #[derive(Debug, clap::Subcommand)]
@@ -59,13 +62,13 @@ async fn delete(database: &Database, args: &Args, definition: bool) -> anyhow::R
     };
     let spans = match contents.spans {
         0 => String::new(),
-        spans => format!(" with {spans} spans"),
+        spans => format!(" with {}", many(spans, "span", "spans")),
     };
     let what = format!(
-        "dataset `{name}`: {} traces{spans}, {} h covered, {} windows open",
-        contents.traces,
-        contents.covered_s / 3_600,
-        contents.open_windows
+        "dataset `{name}`: {}{spans}, {} covered, {} open",
+        many(contents.traces, "trace", "traces"),
+        length(contents.covered_s),
+        many(contents.open_windows, "window", "windows")
     );
     if !confirmed(&what, "this deletes them", args.yes)? {
         say!("nothing deleted");

@@ -7,7 +7,7 @@ use super::{
     database::{self, Database, Otherwise},
     terminal, usage,
 };
-use crate::{control, store::Holder};
+use crate::{control, store::Holder, words::many};
 
 /// Stop fetching for a job or a run, on every machine, until `resume`: no new request is made after 5 seconds.
 ///
@@ -56,9 +56,9 @@ async fn pause(database: &Database, args: &Args) -> anyhow::Result<()> {
         )?,
         None => writeln!(
             out,
-            "{} is paused: {} windows wait, no new request is made for it after 5 s; `tempo-harvest resume {name}{}` lets it go on",
+            "{} is paused: {}, no new request is made for it after 5 s; `tempo-harvest resume {name}{}` lets it go on",
             changed.subject,
-            changed.windows,
+            many(changed.windows, "window waits", "windows wait"),
             database::option()
         )?,
     }

@@ -19,6 +19,7 @@ use crate::{
     submit::{self, Submission},
     tempo::{Client, Limits},
     window::{Window, WindowSet, rfc3339},
+    words::{length, many},
 };
 
 /// Show what `run` would fetch, and what it would cost; writes nothing.
@@ -73,23 +74,23 @@ pub(super) async fn run(args: Args) -> anyhow::Result<Exit> {
         writeln!(out, "{}: {}", target.job.name, target.requested)?;
         writeln!(
             out,
-            "  to fetch          {:>12} s in {} windows",
-            windows.seconds(),
-            plan.windows.len()
+            "  to fetch          {} in {}",
+            length(windows.seconds()),
+            many(plan.windows.len(), "window", "windows")
         )?;
         match estimate {
             Some(estimate) => writeln!(
                 out,
-                "  expected          {:>12} traces; about {} requests ({} of them to count), {} on disk",
-                estimate.traces,
-                estimate.requests,
+                "  expected          {}; about {} ({} of them to count), {} on disk",
+                many(estimate.traces, "trace", "traces"),
+                many(estimate.requests, "request", "requests"),
                 estimate.counts,
                 HumanBytes(estimate.bytes_on_disk)
             )?,
             None if windows.is_empty() => {}
             None => writeln!(
                 out,
-                "  expected               unknown: {}",
+                "  expected          unknown: {}",
                 why_unknown(args.no_count)
             )?,
         }
@@ -99,7 +100,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<Exit> {
             ("too young", &plan.too_young),
             ("beyond retention", &plan.beyond_retention),
         ] {
-            writeln!(out, "  {what:<17} {:>12} s", set.seconds())?;
+            writeln!(out, "  {what:<17} {}", length(set.seconds()))?;
         }
         for window in windows.iter() {
             writeln!(out, "  fetch {window}")?;

@@ -16,6 +16,7 @@ use super::{
 use crate::{
     repair::{self, Request},
     store::{Holder, report},
+    words::many,
 };
 
 /// Fetch again what is covered, because Tempo has more by now. Stored traces are improved and none is lost, and what is
@@ -96,10 +97,11 @@ async fn refetch(database: &Database, args: &Args) -> anyhow::Result<Exit> {
         return Ok(Exit::Complete);
     }
     let what = format!(
-        "{}: {window}: {} windows, {}, {stored} traces stored there{left}",
+        "{}: {window}: {}, {}, {} stored there{left}",
         dataset.name,
-        plan.windows.len(),
-        in_words(&plan.queued_s)
+        many(plan.windows.len(), "window", "windows"),
+        in_words(&plan.queued_s),
+        many(stored, "trace", "traces")
     );
     if !confirmed(&what, "this fetches all of it again", args.yes)? {
         say!("nothing done");
@@ -117,9 +119,9 @@ async fn refetch(database: &Database, args: &Args) -> anyhow::Result<Exit> {
     if let Some((_, run)) = &planned.run {
         writeln!(
             out,
-            "{}: {} windows on the queue (run {run}); `tempo-harvest work` fetches them, `tempo-harvest runs` says what they added",
+            "{}: {} on the queue (run {run}); `tempo-harvest work` fetches them, `tempo-harvest runs` says what they added",
             dataset.name,
-            planned.windows.len()
+            many(planned.windows.len(), "window", "windows")
         )?;
     }
     Ok(Exit::Complete)

@@ -1,6 +1,6 @@
 //! `repair`: what is missing and could be there goes on the queue again.
 
-use std::{collections::BTreeMap, io::Write, time::Duration};
+use std::{collections::BTreeMap, io::Write};
 
 use chrono::Utc;
 
@@ -12,9 +12,9 @@ use super::{
     usage,
 };
 use crate::{
-    job,
     repair::{self, Planned, Request},
     store::{Holder, report},
+    words::{length, many},
 };
 
 /// Put what is missing on the queue again, for `work` to fetch: what failed, was never tried, was not caught up or waits
@@ -105,10 +105,7 @@ pub(super) fn as_json(dataset: &str, planned: &Planned) -> serde_json::Value {
 pub(super) fn in_words(seconds: &BTreeMap<&'static str, i64>) -> String {
     let parts: Vec<String> = seconds
         .iter()
-        .map(|(why, seconds)| {
-            let length = Duration::from_secs(u64::try_from(*seconds).unwrap_or(0));
-            format!("{why} {}", job::duration::format(length))
-        })
+        .map(|(why, seconds)| format!("{why} {}", length(*seconds)))
         .collect();
     parts.join(", ")
 }
@@ -118,8 +115,8 @@ fn print(dataset: &str, planned: &Planned) -> std::io::Result<()> {
     match &planned.run {
         Some((_, run)) => writeln!(
             out,
-            "{dataset}: {} windows on the queue (run {run}): {}; `tempo-harvest work{}` fetches them",
-            planned.windows.len(),
+            "{dataset}: {} on the queue (run {run}): {}; `tempo-harvest work{}` fetches them",
+            many(planned.windows.len(), "window", "windows"),
             in_words(&planned.queued_s),
             database::option()
         )?,

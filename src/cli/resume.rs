@@ -7,7 +7,7 @@ use super::{
     database::{self, Database, Otherwise},
     terminal, usage,
 };
-use crate::control;
+use crate::{control, words::many};
 
 /// Let a paused job, with all its runs, or a paused run go on where it was.
 #[derive(Debug, clap::Args)]
@@ -44,9 +44,9 @@ async fn resume(database: &Database, args: &Args) -> anyhow::Result<()> {
     match &changed.was_paused {
         Some(before) => writeln!(
             out,
-            "{} goes on: {} windows on the queue (it was paused since {} by {})",
+            "{} goes on: {} on the queue (it was paused since {} by {})",
             changed.subject,
-            changed.windows,
+            many(changed.windows, "window", "windows"),
             control::at(before),
             before.by
         )?,

@@ -15,6 +15,7 @@ use crate::{
         history::{self, Run},
     },
     window::rfc3339,
+    words::many,
 };
 
 /// Show what was submitted, by whom and when, and what came of it; the latest first.
@@ -119,16 +120,16 @@ fn print(out: &mut impl Write, run: &Run) -> std::io::Result<()> {
     }
     writeln!(
         out,
-        "  windows {} done, {} open, {} failed; {} traces, {} new, {} improved; {} requests, {} splits, {} retries",
+        "  windows {} done, {} open, {} failed; {}, {} new, {} improved; {}, {}, {}",
         run.windows_done,
         run.windows_open,
         run.windows_failed,
-        run.traces,
+        many(run.traces, "trace", "traces"),
         run.new,
         run.improved,
-        run.requests,
-        run.splits,
-        run.retries
+        many(run.requests, "request", "requests"),
+        many(run.splits, "split", "splits"),
+        many(run.retries, "retry", "retries")
     )?;
     if let Some(error) = &run.error {
         writeln!(out, "  {error}")?;

@@ -16,6 +16,7 @@ use crate::{
     store::stats::{LookFigures, Within},
     warnings::{self, Warning},
     window::rfc3339,
+    words::many,
 };
 
 /// Sum up what was asked of Tempo, what it cost, and what each look added.
@@ -151,26 +152,26 @@ fn print(out: &mut impl Write, of: &Statistics) -> std::io::Result<()> {
 
 fn print_requests(out: &mut impl Write, sums: &Sums) -> std::io::Result<()> {
     let kinds = [
-        (sums.searches, "searches"),
-        (sums.counts, "counts"),
-        (sums.lookups, "look-ups of a trace"),
+        (sums.searches, ("search", "searches")),
+        (sums.counts, ("count", "counts")),
+        (sums.lookups, ("look-up of a trace", "look-ups of a trace")),
     ];
     let kinds = kinds.iter().filter(|(count, _)| *count > 0);
     let kinds: Vec<String> = kinds
-        .map(|(count, what)| format!("{count} {what}"))
+        .map(|(count, (one, more))| many(*count, one, more))
         .collect();
     writeln!(
         out,
-        "  {} requests: {}; {} of them retries",
-        sums.requests,
+        "  {}: {}; {} of them retries",
+        many(sums.requests, "request", "requests"),
         kinds.join(", "),
         sums.retries
     )?;
     if let Some(share) = sums.thrown_away_share {
         writeln!(
             out,
-            "  thrown away: {} answers, {:.1} % of the searches",
-            sums.thrown_away,
+            "  thrown away: {}, {:.1} % of the searches",
+            many(sums.thrown_away, "answer", "answers"),
             share * 100.0
         )?;
     }
@@ -179,16 +180,16 @@ fn print_requests(out: &mut impl Write, sums: &Sums) -> std::io::Result<()> {
     }
     let inspected = match sums.inspected_bytes {
         Some(bytes) => format!(
-            "{} read by Tempo for the {} requests of which it said so",
+            "{} read by Tempo for the {} of which it said so",
             size(bytes),
-            sums.inspected_requests
+            many(sums.inspected_requests, "request", "requests")
         ),
         None => "Tempo never said how much it read".to_owned(),
     };
     writeln!(
         out,
-        "  {} traces in {}; {inspected}",
-        sums.traces,
+        "  {} in {}; {inspected}",
+        many(sums.traces, "trace", "traces"),
         size(sums.bytes)
     )?;
     for (kind, took) in &sums.duration {
@@ -215,8 +216,10 @@ fn print_requests(out: &mut impl Write, sums: &Sums) -> std::io::Result<()> {
 
 fn in_short(sums: &Sums) -> String {
     let mut text = format!(
-        "{} requests, {} thrown away, {} retries",
-        sums.requests, sums.thrown_away, sums.retries
+        "{}, {} thrown away, {}",
+        many(sums.requests, "request", "requests"),
+        sums.thrown_away,
+        many(sums.retries, "retry", "retries")
     );
     if !sums.errors.is_empty() {
         text += &format!("; errors: {}", errors(sums));
@@ -242,8 +245,11 @@ fn added(look: &LookFigures) -> String {
         (_, false) => "sealing, as the first look,",
     };
     format!(
-        "{what} added {} traces and improved {}, of {} in {} windows",
-        look.new, look.improved, look.traces, look.windows
+        "{what} added {} and improved {}, of {} in {}",
+        many(look.new, "trace", "traces"),
+        look.improved,
+        look.traces,
+        many(look.windows, "window", "windows")
     )
 }
 

@@ -17,7 +17,7 @@ use crate::{
     store::{pace::Pace, report::LaterLooks, verify::Verified},
     warnings::{self, Kind, Warning},
     window::rfc3339,
-    words::percent,
+    words::{length, many, percent},
 };
 
 /// Show what is collected and what is being collected.
@@ -275,26 +275,29 @@ fn print(out: &mut impl Write, status: &DatasetStatus) -> std::io::Result<()> {
         }
     };
     let spans = if state.detail == Detail::Spans.name() {
-        format!(", {} spans", state.spans)
+        format!(", {}", many(state.spans, "span", "spans"))
     } else {
         String::new()
     };
-    writeln!(out, "  {} traces{spans}; {complete}", state.traces)?;
+    let traces = many(state.traces, "trace", "traces");
+    writeln!(out, "  {traces}{spans}; {complete}")?;
     for window in status.covered.iter().take(5) {
         writeln!(out, "  collected  {window}")?;
     }
     if status.covered.iter().count() > 5 {
-        writeln!(
-            out,
-            "  collected  and {} more stretches",
-            status.covered.iter().count() - 5
-        )?;
+        let more = many(
+            status.covered.iter().count() - 5,
+            "more stretch",
+            "more stretches",
+        );
+        writeln!(out, "  collected  and {more}")?;
     }
     if state.queued + state.running > 0 {
         writeln!(
             out,
-            "  {} windows queued, {} being fetched",
-            state.queued, state.running
+            "  {} queued, {} being fetched",
+            many(state.queued, "window", "windows"),
+            state.running
         )?;
     }
     if let Some(live) = &status.live {
@@ -316,11 +319,14 @@ fn print(out: &mut impl Write, status: &DatasetStatus) -> std::io::Result<()> {
         )?;
     }
     if status.missing_s() > 0 {
+        let failed = match status.failed_windows {
+            0 => String::new(),
+            failed => format!(", {} failed", many(failed, "window", "windows")),
+        };
         writeln!(
             out,
-            "  {} s missing, {} windows failed: tempo-harvest gaps {}{}",
-            status.missing_s(),
-            status.failed_windows,
+            "  {} missing{failed}: tempo-harvest gaps {}{}",
+            length(status.missing_s()),
             state.name,
             database::option()
         )?;
@@ -353,7 +359,9 @@ fn print_live(out: &mut impl Write, live: &Live, provisional_s: i64) -> std::io:
     match live.behind_s {
         Some(behind_s) => writeln!(
             out,
-            "  live edge {behind_s} s behind now; {provisional_s} s provisional, to be looked at again"
+            "  live edge {} behind now; {} provisional, to be looked at again",
+            length(behind_s),
+            length(provisional_s)
         )?,
         None => writeln!(out, "  live edge: nothing polled yet")?,
     }
@@ -364,8 +372,10 @@ fn print_live(out: &mut impl Write, live: &Live, provisional_s: i64) -> std::io:
         };
         writeln!(
             out,
-            "  in 24 h {look} added {} traces and improved {}, of {}",
-            looks.new, looks.improved, looks.traces
+            "  in 24 h {look} added {} and improved {}, of {}",
+            many(looks.new, "trace", "traces"),
+            looks.improved,
+            looks.traces
         )?;
     }
     for widened in &live.widened {
@@ -374,8 +384,9 @@ fn print_live(out: &mut impl Write, live: &Live, provisional_s: i64) -> std::io:
         });
         writeln!(
             out,
-            "  lookback of job {} is widened to {} s{since}: late spans came later than it looked",
-            widened.job, widened.lookback_s
+            "  lookback of job {} is widened to {}{since}: late spans came later than it looked",
+            widened.job,
+            length(widened.lookback_s)
         )?;
     }
     Ok(())

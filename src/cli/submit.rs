@@ -11,7 +11,11 @@ use super::{
     jobs::{self, Target},
     terminal,
 };
-use crate::{store::Holder, submit};
+use crate::{
+    store::Holder,
+    submit,
+    words::{length, many},
+};
 
 /// Put what is missing of each job's range on the queue, for `work` to fetch.
 #[derive(Debug, clap::Args)]
@@ -82,18 +86,18 @@ async fn submit_all(database: &Database, targets: &[Target], json: bool) -> anyh
         match run_id {
             Some(run) => writeln!(
                 terminal::stdout(),
-                "{}: {} windows on the queue (run {run}); `tempo-harvest work{local}` fetches them, `tempo-harvest status {}{local}` shows how far it is",
+                "{}: {} on the queue (run {run}); `tempo-harvest work{local}` fetches them, `tempo-harvest status {}{local}` shows how far it is",
                 target.job.name,
-                plan.windows.len(),
+                many(plan.windows.len(), "window", "windows"),
                 target.job.name,
                 local = database::option()
             )?,
             None if !plan.too_young.is_empty() || !plan.beyond_retention.is_empty() => writeln!(
                 terminal::stdout(),
-                "{}: nothing to collect: {} s too young to be sealed, {} s beyond retention",
+                "{}: nothing to collect: {} too young to be sealed, {} beyond retention",
                 target.job.name,
-                plan.too_young.seconds(),
-                plan.beyond_retention.seconds()
+                length(plan.too_young.seconds()),
+                length(plan.beyond_retention.seconds())
             )?,
             None if plan.in_flight.is_empty() => {
                 writeln!(terminal::stdout(), "{}: already complete", target.job.name)?;

@@ -23,6 +23,7 @@ use crate::{
     store::{Holder, OpenError, control, sources, windows},
     version, warnings,
     web::Door,
+    words::many,
     worker::{AtHand, Unusable, Worker},
 };
 
@@ -200,14 +201,14 @@ async fn work(
         let paused = control::paused_windows(&mut conn).await?;
         let local = database::option();
         if paused > 0 {
-            say!(
-                "{paused} windows are paused: tempo-harvest status{local} says since when, and by whom"
-            );
+            let paused = many(paused, "window is", "windows are");
+            say!("{paused} paused: tempo-harvest status{local} says since when, and by whom");
             exit = Exit::Gaps;
         }
         let failed = windows::failed_since(&mut conn, since).await?;
         if failed > 0 {
-            say!("{failed} windows failed: tempo-harvest gaps{local} says why");
+            let failed = many(failed, "window", "windows");
+            say!("{failed} failed: tempo-harvest gaps{local} says why");
             exit = Exit::Gaps;
         }
     }

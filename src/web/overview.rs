@@ -19,6 +19,7 @@ use crate::{
         pace::Pace,
     },
     warnings::{self, Kind, Warning},
+    words::many,
 };
 
 /// How far back the plots reach: an hour, minute by minute.
@@ -261,9 +262,10 @@ fn headline(seen: &Overview) -> String {
         (0, _) => "Nothing is due to be complete yet".to_owned(),
         (_, 0) => "Everything due is collected".to_owned(),
         (_, short) => format!(
-            "{} of what is due is collected; {short} of {} datasets lack some",
+            "{} of what is due is collected; {short} of {} {} some",
             percent(there_s, due_s),
-            seen.datasets.len()
+            many(seen.datasets.len(), "dataset", "datasets"),
+            if short == 1 { "lacks" } else { "lack" }
         ),
     }
 }
@@ -312,7 +314,7 @@ fn tiles(seen: &Overview) -> Markup {
         Tile {
             name: "Traces",
             value: count(traces),
-            more: format!("in {} datasets", seen.datasets.len()),
+            more: format!("in {}", many(seen.datasets.len(), "dataset", "datasets")),
             mood: Mood::Plain,
         },
         live_tile(behind),

@@ -486,7 +486,8 @@ fn run_row(run: &RunState, now: DateTime<Utc>) -> Markup {
                 None => "goes on",
                 Some(progress) => {
                     @let all_s = progress.done_s + progress.open_s;
-                    @let name = format!("{} of {} windows", count(progress.windows_done), count(progress.windows_done + progress.windows_open + progress.windows_failed));
+                    @let of = progress.windows_done + progress.windows_open + progress.windows_failed;
+                    @let name = format!("{} of {} {}", count(progress.windows_done), count(of), if of == 1 { "window" } else { "windows" });
                     @if run.state == "open" {
                         progress max=(all_s.max(1)) value=(progress.done_s) aria-label={ "Progress of run " (run.id) } {}
                         span.means { (percent(progress.done_s, all_s)) ", " (name) @if progress.windows_failed > 0 { ", " (count(progress.windows_failed)) " failed" } }

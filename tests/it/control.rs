@@ -146,7 +146,7 @@ async fn what_would_wait_for_a_paused_job_is_refused() {
       0 traces; 0 % of the 2.0 h due complete
       2 windows queued, 0 being fetched
       job shop is paused since TIME by ada@PROCESS
-      7200 s missing, 0 windows failed: tempo-harvest gaps shop
+      2h missing: tempo-harvest gaps shop
     ");
     let runs = scene.command(&["runs"]).await.expect(0);
     insta::assert_snapshot!(redacted(&runs.stdout), @r"
@@ -325,7 +325,7 @@ async fn runs_say_who_submitted_what_and_what_came_of_it() {
     insta::assert_snapshot!(redacted(&said.stdout), @r"
     run 2  shop  backfill  failed  2026-03-01T02:00:00Z … 2026-03-01T03:00:00Z
       submitted TIME with `run` by PROCESS, ended TIME
-      windows 0 done, 0 open, 1 failed; 0 traces, 0 new, 0 improved; 1 requests, 0 splits, 0 retries
+      windows 0 done, 0 open, 1 failed; 0 traces, 0 new, 0 improved; 1 request, 0 splits, 0 retries
       Tempo answered 500 and said `internal server error`
     run 1  shop  backfill  complete  2026-03-01T00:00:00Z … 2026-03-01T02:00:00Z
       submitted TIME with `run` by PROCESS, ended TIME
