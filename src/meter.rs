@@ -142,7 +142,7 @@ impl Meter {
     pub fn register(&self, registry: &mut Registry) {
         registry.register(
             "requests",
-            "Requests this process has made to Tempo for windows, by how they ended",
+            "Requests this process has made to Tempo for windows, by how they ended; limit: refused, and a limit learned, which is no error",
             self.requests.clone(),
         );
         registry.register_with_unit(

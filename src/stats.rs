@@ -60,8 +60,10 @@ pub struct Sums {
     pub thrown_away_share: Option<f64>,
     /// Requests for windows at which an attempt had failed before.
     pub retries: i64,
-    /// Requests that failed, by class: limit (refused, and a limit learned), too_large, timeout, throttled, passing, access,
-    /// query.
+    /// Requests that were refused with the limit they went over, which is kept to from then on: that is how a limit is learned,
+    /// and no error.
+    pub limits_learned: i64,
+    /// Requests that failed, by class: too_large, timeout, throttled, passing, access, query.
     pub errors: BTreeMap<String, i64>,
     /// Traces in the answers to searches that counted, each as often as it came.
     pub traces: i64,
@@ -137,6 +139,7 @@ impl Sums {
             "complete" => {}
             "cut" | "unusable" if is_search => self.thrown_away += row.requests,
             "cut" | "unusable" => {}
+            "limit" => self.limits_learned += row.requests,
             failure => {
                 *self.errors.entry(failure.to_owned()).or_default() += row.requests;
                 if is_search && failure == "too_large" {
@@ -256,12 +259,13 @@ mod tests {
             row("search", "too_large", 30, 1),
             row("count", "unusable", 10, 3),
             row("trace", "throttled", 10, 1),
+            row("count", "limit", 10, 1),
         ];
         let sums = summed_up("shop".to_owned(), "prod".to_owned(), Vec::new(), &rows);
         let total = &sums.total;
         assert_eq!(
             (total.requests, total.searches, total.counts, total.lookups),
-            (9, 5, 3, 1)
+            (10, 5, 4, 1)
         );
         assert_eq!((total.thrown_away, total.thrown_away_share), (2, Some(0.4)));
         assert_eq!(
@@ -278,6 +282,7 @@ mod tests {
             .map(|(class, count)| (class.as_str(), *count))
             .collect();
         assert_eq!(errors, [("throttled", 1), ("timeout", 1), ("too_large", 1)]);
+        assert_eq!(total.limits_learned, 1);
         assert_eq!(sums.runs.len(), 2);
         assert_eq!(sums.runs[0].sums.inspected_bytes, None);
         assert_eq!(sums.runs[1].kind.as_deref(), Some("poll"));

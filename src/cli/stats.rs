@@ -175,6 +175,10 @@ fn print_requests(out: &mut impl Write, sums: &Sums) -> std::io::Result<()> {
             share * 100.0
         )?;
     }
+    if sums.limits_learned > 0 {
+        let refused = many(sums.limits_learned, "refusal", "refusals");
+        writeln!(out, "  limit learned: {refused}, no error")?;
+    }
     if !sums.errors.is_empty() {
         writeln!(out, "  errors: {}", errors(sums))?;
     }

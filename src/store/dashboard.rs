@@ -68,9 +68,9 @@ pub struct Asked {
     pub at: DateTime<Utc>,
     /// Requests that were over in it.
     pub requests: i64,
-    /// Of these, such that failed.
+    /// Of these, such that failed. A refusal that names a limit is no failure, but how limits are learned.
     pub failed: i64,
-    /// Of these, answers at or over a limit, which were thrown away.
+    /// Of these, searches whose answer did not count, as `stats` and `/metrics` have it.
     pub thrown_away: i64,
     /// The fullest answer of a search: its traces as a share of those asked for; `None` without searches.
     pub fullest: Option<f64>,
@@ -93,8 +93,8 @@ pub async fn asked(
     sqlx::query_as!(
         Asked,
         r#"SELECT date_bin(make_interval(secs => $3), f.at, $2) AS "at!", count(*) AS "requests!",
-                  count(*) FILTER (WHERE f.outcome NOT IN ('complete', 'cut', 'limit', 'too_large')) AS "failed!",
-                  count(*) FILTER (WHERE f.outcome IN ('cut', 'limit', 'too_large')) AS "thrown_away!",
+                  count(*) FILTER (WHERE f.outcome NOT IN ('complete', 'cut', 'limit', 'too_large', 'unusable')) AS "failed!",
+                  count(*) FILTER (WHERE f.thrown_away) AS "thrown_away!",
                   max(share.of_limit) AS fullest,
                   percentile_disc(0.5) WITHIN GROUP (ORDER BY share.of_limit) AS usual,
                   percentile_disc(0.5) WITHIN GROUP (ORDER BY f.duration_ms) AS usual_ms

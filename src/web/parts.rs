@@ -7,9 +7,12 @@ use super::{
     format::{ago, count, duration, milliseconds, minute, percent, second, stretch},
     plot::{self, Axes},
 };
-use crate::store::{
-    dashboard::{Asked, RATE_OF, RunState, SourceState, Stored, UsualHour, Wrong},
-    pace::Pace,
+use crate::{
+    store::{
+        dashboard::{Asked, RATE_OF, RunState, SourceState, Stored, UsualHour, Wrong},
+        pace::Pace,
+    },
+    words::many,
 };
 
 /// How full an answer may be before a little more would be cut off: the share of the limit that is warned of.
@@ -315,25 +318,29 @@ fn outcome(name: &str) -> &'static str {
     match name {
         "complete" => "answered",
         "cut" => "cut off at the limit, thrown away and asked for in pieces",
-        "limit" => "named a limit, which is kept to from now on",
+        "limit" => "limit learned: a refusal named it, and it is kept to from now on",
         "too_large" => "larger than Tempo may answer, asked for in pieces",
         "timeout" => "no answer in time",
         "throttled" => "refused: too many requests",
         "passing" => "no answer, or a broken one; tried again",
         "access" => "access refused: credentials, tenant or address",
         "query" => "Tempo refuses the query",
-        "unusable" => "answers of another window, or too young; not counted",
+        "unusable" => {
+            "answers of another window, too young, or without what is known to be there; not counted"
+        }
         _ => "not counted",
     }
 }
 
 /// Whether it is a way to find out how much may be asked for, and no failure.
 fn is_a_limit(outcome: &str) -> bool {
-    matches!(outcome, "cut" | "limit" | "too_large")
+    matches!(outcome, "cut" | "too_large")
 }
 
 /// Errors by class.
 pub(super) fn errors(wrong: &[Wrong], of: &str, now: DateTime<Utc>) -> Markup {
+    let (learned, wrong): (Vec<&Wrong>, Vec<&Wrong>) =
+        wrong.iter().partition(|row| row.outcome == "limit");
     html! {
         @if wrong.is_empty() {
             p.nothing { "Every answer counted, in " (of) "." }
@@ -358,6 +365,12 @@ pub(super) fn errors(wrong: &[Wrong], of: &str, now: DateTime<Utc>) -> Markup {
                     }
                 }
             }))
+        }
+        @for row in learned {
+            p.nothing {
+                "Limit learned from " (row.source) " by " (many(row.requests, "refusal", "refusals")) ", the last " (moment(row.last_at, now))
+                ", and kept to from now on: " (row.last_error.as_deref().unwrap_or("–"))
+            }
         }
     }
 }
