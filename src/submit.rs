@@ -196,7 +196,7 @@ pub async fn survey(
     let survey = match Client::at_pace(source, limits, Arc::clone(&pace) as Arc<dyn Pace>) {
         Ok(client) => {
             let surveyor = surveyor(submission, &client, Some(pool));
-            surveyor.survey(&open, submission.longest_s).await
+            surveyor.survey(&open, submission.longest_s).await.ok()
         }
         // Whoever fetches says it.
         Err(error) => {

@@ -13,6 +13,7 @@ use super::{
     terminal,
 };
 use crate::{
+    harvest::survey::Uncounted,
     job::{Detail, Job},
     plan::Plan,
     store::{Holder, retention::Kept, schema, sources, spans, traces},
@@ -64,7 +65,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<Exit> {
         let reports: Vec<serde_json::Value> = targets
             .iter()
             .zip(&plans)
-            .map(|(target, (plan, estimate))| as_json(target, plan, estimate.as_ref()))
+            .map(|(target, (plan, estimate))| as_json(target, plan, estimate.as_ref().ok()))
             .collect();
         writeln!(out, "{}", serde_json::to_string_pretty(&reports)?)?;
         return Ok(Exit::Complete);
@@ -79,7 +80,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<Exit> {
             many(plan.windows.len(), "window", "windows")
         )?;
         match estimate {
-            Some(estimate) => writeln!(
+            Ok(estimate) => writeln!(
                 out,
                 "  expected          {}; about {} ({} of them to count), {} on disk",
                 many(estimate.traces, "trace", "traces"),
@@ -87,11 +88,10 @@ pub(super) async fn run(args: Args) -> anyhow::Result<Exit> {
                 estimate.counts,
                 HumanBytes(estimate.bytes_on_disk)
             )?,
-            None if windows.is_empty() => {}
-            None => writeln!(
+            Err(_) if windows.is_empty() => {}
+            Err(why) => writeln!(
                 out,
-                "  expected          unknown: {}",
-                why_unknown(args.no_count)
+                "  expected          {why}; windows are cut at edges, and cut further where they are full"
             )?,
         }
         for (what, set) in [
@@ -109,6 +109,9 @@ pub(super) async fn run(args: Args) -> anyhow::Result<Exit> {
     Ok(Exit::Complete)
 }
 
+/// What a plan will cost, or why that is not known.
+type Estimated = Result<Estimate, Uncounted>;
+
 /// What a plan will cost.
 #[derive(Debug, Clone, serde::Serialize)]
 struct Estimate {
@@ -122,14 +125,6 @@ struct Estimate {
     bytes_on_disk: u64,
 }
 
-fn why_unknown(no_count: bool) -> &'static str {
-    if no_count {
-        "--no-count"
-    } else {
-        "Tempo did not count, or there is too little to ask for; windows are cut at edges, and cut further where they are full"
-    }
-}
-
 /// Has Tempo count, and plans by it.
 async fn counted(
     submission: &mut Submission<'_>,
@@ -138,14 +133,15 @@ async fn counted(
     limits: Limits,
     bytes_per_trace: Option<f64>,
     again: impl AsyncFnOnce(&Submission<'_>) -> anyhow::Result<Plan>,
-) -> anyhow::Result<(Plan, Option<Estimate>)> {
+) -> anyhow::Result<(Plan, Estimated)> {
     let source = target.job.source.clone();
     let Ok(client) = Client::new(source, limits) else {
-        return Ok((plan, None));
+        return Ok((plan, Err(Uncounted::Failed)));
     };
     let surveyor = submit::surveyor(submission, &client, None);
-    let Some(survey) = surveyor.survey(&plan.to_fetch(), target.longest_s).await else {
-        return Ok((plan, None));
+    let survey = match surveyor.survey(&plan.to_fetch(), target.longest_s).await {
+        Ok(survey) => survey,
+        Err(why) => return Ok((plan, Err(why))),
     };
     let sized = Submission {
         sizing: Some(&survey.sizing),
@@ -161,7 +157,7 @@ async fn counted(
         counts: survey.requests,
         bytes_on_disk: (traces as f64 * bytes) as u64,
     };
-    Ok((plan, Some(estimate)))
+    Ok((plan, Ok(estimate)))
 }
 
 /// Requests that windows of so many searches, and so many traces, take. With whole spans each window is asked a second time,
@@ -185,7 +181,7 @@ fn usual_bytes_on_disk(job: &Job) -> f64 {
 }
 
 /// The plan for a database that does not exist or was never used: nothing is covered.
-async fn everything(target: &Target, no_count: bool) -> (Plan, Option<Estimate>) {
+async fn everything(target: &Target, no_count: bool) -> (Plan, Estimated) {
     let holder = Holder::of_this_process();
     let mut submission = target.submission("run", &holder, Utc::now());
     let kept = Kept {
@@ -195,7 +191,7 @@ async fn everything(target: &Target, no_count: bool) -> (Plan, Option<Estimate>)
     let nothing = WindowSet::default();
     let plan = submit::planned(&submission, &nothing, &nothing, kept);
     if no_count {
-        return (plan, None);
+        return (plan, Err(Uncounted::NotWanted));
     }
     let again = async |submission: &Submission<'_>| {
         Ok(submit::planned(submission, &nothing, &nothing, kept))
@@ -210,14 +206,14 @@ async fn everything(target: &Target, no_count: bool) -> (Plan, Option<Estimate>)
         again,
     )
     .await
-    .unwrap_or((fallback, None))
+    .unwrap_or((fallback, Err(Uncounted::Failed)))
 }
 
 async fn plans(
     database: &Database,
     targets: &[Target],
     no_count: bool,
-) -> anyhow::Result<Vec<(Plan, Option<Estimate>)>> {
+) -> anyhow::Result<Vec<(Plan, Estimated)>> {
     let mut conn = database.pool.acquire().await?;
     let standing = schema::standing(&mut conn).await?;
     let empty = standing.ours.applied == 0;
@@ -239,7 +235,7 @@ async fn plans(
             .await
             .map_err(|error| target.refused(error))?;
         if no_count || plan.windows.is_empty() {
-            plans.push((plan, None));
+            plans.push((plan, Err(Uncounted::NotWanted)));
             continue;
         }
         let limits = sources::limits(&mut conn, &target.job.source.name).await?;

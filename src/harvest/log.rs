@@ -102,11 +102,10 @@ impl<'a> Log<'a> {
         let mut fetch = self.row("count", count.window, count.query, elapsed);
         match &result {
             Ok(answer) => {
-                if answer.histogram.is_none() {
-                    fetch.outcome = "unusable";
-                }
                 fetch.status = Some(answer.status);
-                fetch.returned = answer.histogram.as_ref().map(|counted| counted.steps.len());
+                // No series is an answer, though one of no intervals: nothing is there, or the server does not count.
+                let steps = answer.histogram.as_ref().map(|counted| counted.steps.len());
+                fetch.returned = Some(steps.unwrap_or(0));
                 fetch.bytes = Some(answer.bytes);
             }
             Err(failure) => describe_failure(&mut fetch, failure),

@@ -78,6 +78,34 @@ fn usual_bytes_per_trace(detail: &str) -> f64 {
     }
 }
 
+/// Why nothing is known of how much there is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Uncounted {
+    /// Nobody wanted to know.
+    #[error("unknown: --no-count")]
+    NotWanted,
+    /// Less than is worth a question.
+    #[error("not asked: the range is too short to be worth counting")]
+    TooShort,
+    /// Windows are to be so short that they are seldom full.
+    #[error("not asked: windows of a minute or less are not cut by counts")]
+    ShortWindows,
+    /// The server was found not to count what is there.
+    #[error("not asked: this Tempo did not count what is there when it was last asked")]
+    DoesNotCount,
+    /// No series at all.
+    #[error(
+        "unknown: Tempo counted no traces in this range (it says the same where it does not count)"
+    )]
+    Nothing,
+    /// Refused, or no answer.
+    #[error("unknown: Tempo refused to count, or did not answer")]
+    Failed,
+    /// Out of patience.
+    #[error("unknown: counting takes longer than a minute")]
+    TooSlow,
+}
+
 /// What is to be surveyed.
 #[derive(Debug, Clone, Copy)]
 pub struct Surveyor<'a> {
@@ -121,22 +149,30 @@ impl Survey {
 }
 
 impl Surveyor<'_> {
-    /// Has the open stretches counted; `None` if the server would not, or nothing is worth it. Takes a minute at most.
-    pub async fn survey(&self, open: &WindowSet, longest_s: i64) -> Option<Survey> {
-        // Windows that are to be this short are seldom full, and would have to be counted one by one.
-        let short = longest_s <= SHORT_WINDOW_S;
-        if short || open.seconds() < WORTH_COUNTING_S || !self.client.may_count() {
-            return None;
+    /// Has the open stretches counted. Takes a minute at most.
+    ///
+    /// # Errors
+    /// If the server would not, or nothing is worth it.
+    pub async fn survey(&self, open: &WindowSet, longest_s: i64) -> Result<Survey, Uncounted> {
+        // They would have to be counted one by one.
+        if longest_s <= SHORT_WINDOW_S {
+            return Err(Uncounted::ShortWindows);
+        }
+        if open.seconds() < WORTH_COUNTING_S {
+            return Err(Uncounted::TooShort);
+        }
+        if !self.client.may_count() {
+            return Err(Uncounted::DoesNotCount);
         }
         let surveyed = tokio::time::timeout(PATIENCE, self.ask(open, longest_s)).await;
         surveyed.unwrap_or_else(|_| {
             let source = &self.client.source().name;
             tracing::info!(source, "counting takes too long; windows are cut at edges");
-            None
+            Err(Uncounted::TooSlow)
         })
     }
 
-    async fn ask(&self, open: &WindowSet, longest_s: i64) -> Option<Survey> {
+    async fn ask(&self, open: &WindowSet, longest_s: i64) -> Result<Survey, Uncounted> {
         let mut requests = 0;
         let (mut histogram, counted) = self.coarse(open, &mut requests).await?;
         self.learn_result_limit(open, &mut requests).await;
@@ -155,7 +191,7 @@ impl Surveyor<'_> {
             at_once: self.client.source().limits.concurrency as u64,
             worth_a_window: WORTH_A_WINDOW,
         };
-        Some(Survey {
+        Ok(Survey {
             sizing,
             ceiling,
             requests,
@@ -198,7 +234,11 @@ impl Surveyor<'_> {
     }
 
     /// Counts all of it in steps as short as the server gives for as much as it counts at once.
-    async fn coarse(&self, open: &WindowSet, requests: &mut u32) -> Option<(Histogram, WindowSet)> {
+    async fn coarse(
+        &self,
+        open: &WindowSet,
+        requests: &mut u32,
+    ) -> Result<(Histogram, WindowSet), Uncounted> {
         let mut counts = self.count_all(open, requests).await;
         if let Err(Failure {
             class: Class::Limit(learned @ Learned::MetricsMaxDuration(_)),
@@ -209,10 +249,10 @@ impl Surveyor<'_> {
             counts = self.count_all(open, requests).await;
         }
         match counts {
-            Ok(counted) => counted,
+            Ok(counted) => counted.ok_or(Uncounted::Nothing),
             Err(failure) => {
                 tracing::debug!(error = %failure, "no count to be had; windows are cut at edges");
-                None
+                Err(Uncounted::Failed)
             }
         }
     }
