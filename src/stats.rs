@@ -73,7 +73,7 @@ pub struct Sums {
     pub inspected_bytes: Option<i64>,
     /// Requests of which it said so.
     pub inspected_requests: i64,
-    /// The greatest share of the most traces a search could ask for that one brought; null: no search brought anything.
+    /// The greatest share of the most traces a search could ask for that one brought whose answer counted; null: none did.
     pub fullest: Option<f64>,
     /// How long requests took, by kind: search, count, trace.
     pub duration: BTreeMap<String, Durations>,
@@ -153,7 +153,7 @@ impl Sums {
             *self.inspected_bytes.get_or_insert(0) += row.inspected_bytes;
         }
         self.inspected_requests += row.inspected_requests;
-        if let Some(share) = row.fullest {
+        if let Some(share) = row.fullest.filter(|_| row.outcome == "complete") {
             self.fullest = Some(self.fullest.map_or(share, |fullest| fullest.max(share)));
         }
         self.duration.entry(row.kind.clone()).or_default().add(row);
@@ -270,7 +270,7 @@ mod tests {
         assert_eq!((total.thrown_away, total.thrown_away_share), (2, Some(0.4)));
         assert_eq!(
             (total.traces, total.bytes, total.retries, total.fullest),
-            (900, 10, 1, Some(1.0))
+            (900, 10, 1, Some(0.9))
         );
         assert_eq!(
             (total.inspected_bytes, total.inspected_requests),

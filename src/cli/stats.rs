@@ -211,7 +211,7 @@ fn print_requests(out: &mut impl Write, sums: &Sums) -> std::io::Result<()> {
     if let Some(fullest) = sums.fullest {
         writeln!(
             out,
-            "  the fullest answer brought {:.0} % of what one search may",
+            "  the fullest answer that counted brought {:.0} % of what one search may",
             fullest * 100.0
         )?;
     }

@@ -72,7 +72,8 @@ pub struct Asked {
     pub failed: i64,
     /// Of these, searches whose answer did not count, as `stats` and `/metrics` have it.
     pub thrown_away: i64,
-    /// The fullest answer of a search: its traces as a share of those asked for; `None` without searches.
+    /// The fullest answer to a search that counted: its traces as a share of the most that one may bring, whatever was asked
+    /// for; `None` without any.
     pub fullest: Option<f64>,
     /// The median of that share.
     pub usual: Option<f64>,
@@ -100,8 +101,7 @@ pub async fn asked(
                   percentile_disc(0.5) WITHIN GROUP (ORDER BY f.duration_ms) AS usual_ms
            FROM harvest.datasets d
            JOIN harvest.fetches f ON f.dataset = d.name AND f.at >= $2
-           CROSS JOIN LATERAL (SELECT CASE WHEN f.kind = 'search' AND f.traces_limit > 0
-                                           THEN f.returned::float8 / f.traces_limit END AS of_limit) share
+           CROSS JOIN LATERAL (SELECT CASE WHEN NOT f.thrown_away THEN f.limit_share END AS of_limit) share
            WHERE $1::text IS NULL OR d.name = $1
            GROUP BY 1 ORDER BY 1"#,
         dataset,

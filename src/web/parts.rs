@@ -15,7 +15,8 @@ use crate::{
     words::many,
 };
 
-/// How full an answer may be before a little more would be cut off: the share of the limit that is warned of.
+/// How full a poll's window may be before a little more would be cut off: the share of the limit that is warned of. What is sized by
+/// counts is fuller on purpose.
 pub(super) const FULL: f64 = 0.8;
 
 /// How something stands, in a word with a sign.
@@ -236,10 +237,10 @@ pub(super) fn share_of_limit(asked: &[Asked], steps: Steps) -> Markup {
         });
     let says = match most {
         Some(most) => format!(
-            "the fullest answer had {:.0} % of the traces asked for",
+            "the fullest answer that counted brought {:.0} % of what one search may",
             most * 100.0
         ),
-        None => "no searches in this time".to_owned(),
+        None => "no search was answered in this time".to_owned(),
     };
     figure(
         "Share of the limit",
@@ -248,7 +249,7 @@ pub(super) fn share_of_limit(asked: &[Asked], steps: Steps) -> Markup {
         &[
             ("first", "fullest"),
             ("second", "median"),
-            ("limit", "80 %, full"),
+            ("limit", "80 %, warned of in polls"),
         ],
         html! {
             table {

@@ -5,12 +5,15 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 use tempo_harvest::simulator::{Fault, Misbehaviour};
 use tempo_harvest::web::{Access, Context, Door};
+use tempo_harvest::window::rfc3339;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
 use crate::support::browser::{ALL_EYES, Browser};
-use crate::support::harvest::{Process, Scene, database, hours, job, start_in, tempo};
+use crate::support::harvest::{
+    DAY_S, HOUR_S, Process, Scene, database, hours, job, start_in, tempo,
+};
 
 const TOKEN: &str = "TEMPO_HARVEST_LISTEN_TOKEN";
 
@@ -157,6 +160,82 @@ async fn with_a_token_nobody_is_answered_without_it() {
         401,
         "this machine has others on it"
     );
+    running.signal(Signal::TERM);
+    running.end().await.expect(0);
+}
+
+#[tokio::test]
+async fn what_is_asked_to_learn_a_limit_or_counted_where_nothing_is_is_no_error() {
+    let scene = Scene::new(tempo(&hours(2, 100))).await;
+    let file = scene.write(&job(2).services());
+    scene.command(&["run", &file]).await.expect(0);
+    let range = |from_s, to_s| (rfc3339(DAY_S + from_s), rfc3339(DAY_S + to_s));
+    let (from, to) = range(10 * HOUR_S, 12 * HOUR_S);
+    let empty = ["--from", &from, "--to", &to];
+    let plan = scene
+        .command(&[&["plan", &file], &empty[..]].concat())
+        .await;
+    insta::assert_snapshot!(plan.expect(0).stdout, @r"
+    shop: 2026-03-01T10:00:00Z … 2026-03-01T12:00:00Z
+      to fetch          2h in 2 windows
+      expected          unknown: Tempo counted no traces in this range (it says the same where it does not count); windows are cut at edges, and cut further where they are full
+      covered           0s
+      in flight         0s
+      too young         0s
+      beyond retention  0s
+      fetch 2026-03-01T10:00:00Z … 2026-03-01T12:00:00Z
+    ");
+    let (short_from, short_to) = range(20 * HOUR_S, 20 * HOUR_S + 90);
+    let plan = ["plan", &file, "--from", &short_from, "--to", &short_to];
+    insta::assert_snapshot!(scene.command(&plan).await.expect(0).stdout, @r"
+    shop: 2026-03-01T20:00:00Z … 2026-03-01T20:01:30Z
+      to fetch          1m 30s in 1 window
+      expected          not asked: the range is too short to be worth counting; windows are cut at edges, and cut further where they are full
+      covered           0s
+      in flight         0s
+      too young         0s
+      beyond retention  0s
+      fetch 2026-03-01T20:00:00Z … 2026-03-01T20:01:30Z
+    ");
+    scene
+        .command(&[&["run", &file], &empty[..]].concat())
+        .await
+        .expect(0);
+    let of_nothing = "SELECT count(*) FROM harvest.fetches WHERE kind = 'count' AND outcome = 'complete' AND returned = 0";
+    assert_eq!(scene.number(of_nothing).await, 1);
+
+    let stats = scene.command(&["stats", "--json"]).await.expect(0).json();
+    let total = &stats["datasets"][0]["total"];
+    assert_eq!(
+        (
+            &total["errors"],
+            &total["limits_learned"],
+            &total["thrown_away"]
+        ),
+        (&serde_json::json!({}), &1.into(), &0.into()),
+        "{stats:#}"
+    );
+    let fullest = total["fullest"].as_f64().unwrap() * 100.0;
+    let said = scene.command(&["stats"]).await.expect(0).stdout;
+    assert!(
+        said.contains("  limit learned: 1 refusal, no error\n") && !said.contains("errors:"),
+        "{said}"
+    );
+
+    let mut running = scene.start(&["work", "--listen", "127.0.0.1:0"]);
+    let at = address(&mut running).await;
+    for page in ["/", "/datasets/shop"] {
+        let page = get(&at, page, "").await.body;
+        for says in [
+            "Every answer counted, in the last 24 hours.",
+            "Limit learned from simulator by 1 refusal",
+            &format!(
+                "the fullest answer that counted brought {fullest:.0} % of what one search may"
+            ),
+        ] {
+            assert!(page.contains(says), "{says} is not in {page}");
+        }
+    }
     running.signal(Signal::TERM);
     running.end().await.expect(0);
 }

@@ -64,7 +64,9 @@ async fn requests_are_summed_up_by_job_kind_and_class_and_the_sums_survive_pruni
         "{before:#}"
     );
     assert!(total["retries"].as_i64().unwrap() >= 1, "{before:#}");
-    assert_eq!(total["fullest"], 1.0);
+    // What was cut was as full as it gets, and did not count.
+    let fullest = total["fullest"].as_f64().unwrap();
+    assert!(fullest > 0.0 && fullest < 1.0, "{before:#}");
     let thrown_away = total["thrown_away"].as_i64().unwrap();
     let share = thrown_away as f64 / searches as f64;
     let said = total["thrown_away_share"].as_f64().unwrap();
