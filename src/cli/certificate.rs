@@ -34,9 +34,15 @@ pub(super) fn print(out: &mut impl Write, certificate: &Certificate) -> std::io:
     for stretch in &certificate.verdicts {
         writeln!(
             out,
-            "verdict     {} … {}  {} hours {}",
-            stretch.from, stretch.to, stretch.hours, stretch.verdict
+            "verdict     {} … {}  {} {}",
+            stretch.from,
+            stretch.to,
+            super::verify::in_hours(stretch.hours, stretch.seconds),
+            stretch.verdict
         )?;
+    }
+    for not in &certificate.not_verified_yet {
+        writeln!(out, "not yet     {}", super::verify::not_verified(not))?;
     }
     for covered in &certificate.covered {
         for [from, to] in &covered.stretches {

@@ -22,8 +22,12 @@ use crate::{
         report::{self, DatasetState},
     },
     verify::{
-        self, Depth, HOUR_S, Hour, Report, Request, deep::Foreign, mend::Mending, source::Opened,
-        standing,
+        self, Depth, HOUR_S, Hour, Report, Request,
+        certificate::NotVerified,
+        deep::Foreign,
+        mend::Mending,
+        source::Opened,
+        standing::{self, NotYet},
     },
     window::{Window, WindowSet, rfc3339},
     worker::{AtHand, Worker},
@@ -98,7 +102,8 @@ async fn of_job(database: &Database, args: &Args) -> anyhow::Result<Exit> {
         return certificate::check(database, &dataset.name, path, args.json).await;
     }
     let ledger = verify::ledger(&database.pool, &dataset, now).await?;
-    let asked = asked(args, standing::asked_for(&ledger), now)?;
+    let (within, asked) = asked(args, standing::asked_for(&ledger), now)?;
+    let not_yet = standing::not_yet(&ledger, within, &asked);
     let holder = Holder::of_this_process();
     let opened = Opened::open(&database.pool, &holder, &dataset.source, None)
         .await
@@ -126,7 +131,10 @@ async fn of_job(database: &Database, args: &Args) -> anyhow::Result<Exit> {
     opened.close().await;
     let (report, repaired) = outcome?;
     let certified = match args.certificate {
-        true => verify::certificate::certify(&database.pool, &dataset, &ledger, &report).await?,
+        true => {
+            verify::certificate::certify(&database.pool, &dataset, &ledger, &report, &not_yet)
+                .await?
+        }
         false => None,
     };
     let mut out = terminal::stdout();
@@ -135,12 +143,12 @@ async fn of_job(database: &Database, args: &Args) -> anyhow::Result<Exit> {
             writeln!(out, "{}", serde_json::to_string_pretty(&certified)?)?;
         }
         true => {
-            let json = as_json(&dataset, &report, repaired.as_ref());
+            let json = as_json(&dataset, &report, &not_yet, repaired.as_ref());
             writeln!(out, "{}", serde_json::to_string_pretty(&json)?)?;
         }
         false => match &certified {
             Some(certified) => certificate::print(&mut out, certified)?,
-            None => print(&mut out, &dataset, &report, repaired.as_ref())?,
+            None => print(&mut out, &dataset, &report, &not_yet, repaired.as_ref())?,
         },
     }
     Ok(match report.is_in_order() {
@@ -163,14 +171,43 @@ async fn dataset(database: &Database, name: &str) -> anyhow::Result<DatasetState
     }
 }
 
-/// What is to be verified: with both bounds all of it, else what was asked for on that side.
-fn asked(args: &Args, by_default: WindowSet, now: DateTime<Utc>) -> Result<WindowSet, UsageError> {
+/// The bounds, and what is to be verified: with both bounds all of it, else what was asked for on that side.
+fn asked(
+    args: &Args,
+    by_default: WindowSet,
+    now: DateTime<Utc>,
+) -> Result<(Window, WindowSet), UsageError> {
     let (from, to) = (args.from.as_deref(), args.to.as_deref());
     let bounds = jobs::bounds(from, to, now)?;
-    Ok(match (from, to) {
+    let asked = match (from, to) {
         (Some(_), Some(_)) => bounds.into(),
         _ => by_default.intersection(&bounds.into()),
-    })
+    };
+    Ok((bounds, asked))
+}
+
+/// `3 hours`, and where of one there is a part only `2 h 10 min in 3 hours`.
+pub(super) fn in_hours(hours: usize, seconds: i64) -> String {
+    if i64::try_from(hours).is_ok_and(|hours| hours * HOUR_S == seconds) || seconds == 0 {
+        return format!("{hours} hours");
+    }
+    let parts = [
+        (seconds / 3_600, "h"),
+        (seconds / 60 % 60, "min"),
+        (seconds % 60, "s"),
+    ];
+    let parts = parts.into_iter().filter(|(number, _)| *number > 0);
+    let parts: Vec<String> = parts
+        .map(|(number, unit)| format!("{number} {unit}"))
+        .collect();
+    format!("{} in {hours} hours", parts.join(" "))
+}
+
+/// A stretch that was not verified, with why and until when.
+pub(super) fn not_verified(not: &NotVerified) -> String {
+    let until = not.until.as_ref();
+    let until = until.map_or_else(String::new, |until| format!(" until {until}"));
+    format!("{} … {}: {}{until}", not.from, not.to, not.reason)
 }
 
 /// What was done about a report.
@@ -334,6 +371,7 @@ fn hour_as_json(hour: &Hour, depth: Depth) -> serde_json::Value {
 fn as_json(
     dataset: &DatasetState,
     report: &Report,
+    not_yet: &[NotYet],
     repaired: Option<&Repaired>,
 ) -> serde_json::Value {
     let tally: BTreeMap<&str, usize> = report
@@ -355,6 +393,7 @@ fn as_json(
             Depth::Deep => None,
         },
         "hours": hours.map(|hour| hour_as_json(hour, report.depth)).collect::<Vec<_>>(),
+        "not_verified_yet": not_yet.iter().map(NotVerified::from).collect::<Vec<_>>(),
         "repair": repaired.map(|repaired| json!({
             "fetched_again": repaired.again.as_ref().map(|planned| super::repair::as_json(&dataset.name, planned)),
             "gaps": repaired.gaps.as_ref().map(|planned| super::repair::as_json(&dataset.name, planned)),
@@ -370,11 +409,13 @@ fn print(
     out: &mut impl Write,
     dataset: &DatasetState,
     report: &Report,
+    not_yet: &[NotYet],
     repaired: Option<&Repaired>,
 ) -> std::io::Result<()> {
     let name = &dataset.name;
     if report.hours.is_empty() {
-        return writeln!(out, "{name}: nothing that was asked for is due yet");
+        writeln!(out, "{name}: nothing that was asked for is due yet")?;
+        return print_not_yet(out, name, not_yet);
     }
     let (here, there) = match report.depth {
         Depth::Counts => ("here, with root", "counted"),
@@ -402,8 +443,8 @@ fn print(
     };
     writeln!(
         out,
-        "{name}: verified {by}: {} hours: {}; {} requests, {:.1} s",
-        report.hours.len(),
+        "{name}: verified {by}: {}: {}; {} requests, {:.1} s",
+        in_hours(report.hours.len(), report.seconds()),
         tally.join(", "),
         report.requests,
         (report.ended_at - report.began_at).as_seconds_f64()
@@ -414,6 +455,14 @@ fn print(
             out,
             "{name}: {rootless} traces without a root are unverified: counts do not see them, --deep does"
         )?;
+    }
+    print_not_yet(out, name, not_yet)
+}
+
+fn print_not_yet(out: &mut impl Write, name: &str, not_yet: &[NotYet]) -> std::io::Result<()> {
+    for not in not_yet {
+        let not = not_verified(&not.into());
+        writeln!(out, "{name}: not verified yet: {not}")?;
     }
     Ok(())
 }

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use sqlx::PgPool;
 
-use super::{Hour, Report};
+use super::{Hour, Report, standing::NotYet};
 use crate::{
     gaps::Ledger,
     store::{self, report::DatasetState, verify::RunSums},
@@ -66,8 +66,35 @@ pub struct Stretch {
     pub to: String,
     /// The verdict.
     pub verdict: String,
-    /// Hours.
+    /// Hours; of the first and the last there may be a part only.
     pub hours: usize,
+    /// Seconds.
+    #[serde(default)]
+    pub seconds: i64,
+}
+
+/// What is collected after the range, or beside it, and was not verified.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NotVerified {
+    /// Its first second.
+    pub from: String,
+    /// The first second after it.
+    pub to: String,
+    /// Why.
+    pub reason: String,
+    /// From when on it can be; `None`: that depends on when it is sealed.
+    pub until: Option<String>,
+}
+
+impl From<&NotYet> for NotVerified {
+    fn from(not_yet: &NotYet) -> Self {
+        Self {
+            from: rfc3339(not_yet.window.start()),
+            to: rfc3339(not_yet.window.end()),
+            reason: not_yet.reason().to_owned(),
+            until: not_yet.until.map(rfc3339),
+        }
+    }
 }
 
 /// What the dataset is a collection of.
@@ -121,6 +148,9 @@ pub struct Certificate {
     pub verdicts: Vec<Stretch>,
     /// What is covered, by look.
     pub covered: Vec<Covered>,
+    /// What is collected and was not verified, and why.
+    #[serde(default)]
+    pub not_verified_yet: Vec<NotVerified>,
     /// The runs that had to do with the range, with the sums over all of each.
     pub collected_by: Vec<RunSums>,
     /// The digests.
@@ -180,6 +210,7 @@ fn verdicts(hours: &[Hour]) -> Vec<Stretch> {
                 to: rfc3339(last.window.end()),
                 verdict: first.in_words(),
                 hours: group.len(),
+                seconds: group.iter().map(|hour| hour.window.seconds()).sum(),
             })
         })
         .collect()
@@ -194,6 +225,7 @@ pub async fn certify(
     dataset: &DatasetState,
     ledger: &Ledger,
     report: &Report,
+    not_yet: &[NotYet],
 ) -> sqlx::Result<Option<Certificate>> {
     let range = report.hours.iter().map(|hour| hour.window);
     let Some(range) = range.reduce(Window::until) else {
@@ -236,6 +268,7 @@ pub async fn certify(
         verified_by_requests: report.requests,
         verdicts: verdicts(&report.hours),
         covered,
+        not_verified_yet: not_yet.iter().map(NotVerified::from).collect(),
         collected_by,
         digests: digests(pool, &dataset.name, range).await?,
     }))

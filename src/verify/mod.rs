@@ -213,6 +213,11 @@ impl Report {
         self.hours.iter().all(|hour| hour.verdict.is_in_order())
     }
 
+    /// Seconds of the hours: of the first and the last a part may be meant.
+    pub fn seconds(&self) -> i64 {
+        self.hours.iter().map(|hour| hour.window.seconds()).sum()
+    }
+
     /// How many hours have each verdict.
     pub fn tally(&self) -> Vec<(Verdict, usize)> {
         let mut verdicts: Vec<Verdict> = self.hours.iter().map(|hour| hour.verdict).collect();

@@ -39,6 +39,53 @@ fn is_young(gap: &Gap) -> bool {
     matches!(gap.reason, Reason::TooYoung | Reason::Provisional)
 }
 
+/// A stretch that is collected and that was not verified, as its hours are not due.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NotYet {
+    /// The stretch.
+    pub window: Window,
+    /// From when on all of it is due by its age, Unix seconds; `None`: when what is left of its hours is sealed.
+    pub until: Option<i64>,
+}
+
+impl NotYet {
+    /// Why it was not, in words.
+    pub fn reason(&self) -> &'static str {
+        match self.until {
+            Some(_) => "too young",
+            None => "its hours are not all sealed yet",
+        }
+    }
+}
+
+/// What is collected within some bounds, and not among what is asked for.
+pub fn not_yet(ledger: &Ledger, within: Window, asked: &WindowSet) -> Vec<NotYet> {
+    let [fresh, settled] = &ledger.provisional;
+    let collected = ledger.sealed.union(settled).union(fresh);
+    let left = collected
+        .intersection(&ledger.requested())
+        .intersection(&within.into())
+        .minus(asked);
+    let mut all: Vec<NotYet> = Vec::new();
+    for part in left.iter().flat_map(|window| window.cut_at_edges(HOUR_S)) {
+        let due_at = part.start().div_euclid(HOUR_S) * HOUR_S + HOUR_S + YOUNG_S;
+        let until = (due_at > ledger.now).then_some(due_at);
+        match all.last_mut() {
+            Some(last)
+                if last.window.end() == part.start() && last.until.is_some() == until.is_some() =>
+            {
+                last.window = last.window.until(part);
+                last.until = until;
+            }
+            _ => all.push(NotYet {
+                window: part,
+                until,
+            }),
+        }
+    }
+    all
+}
+
 /// How a window stands. `gaps` are the ledger's.
 pub fn of(ledger: &Ledger, gaps: &[Gap], window: Window) -> Standing {
     let not = |verdict, reason: &str| Standing::Not(verdict, reason.to_owned());
@@ -161,6 +208,28 @@ mod tests {
         let gaps = ledger.gaps();
         let asked = of(&ledger, &gaps, window(96 * HOUR_S, 97 * HOUR_S));
         assert!(matches!(asked, Standing::Not(Verdict::TooYoung, _)));
+    }
+
+    #[test]
+    fn what_is_collected_and_not_due_is_said_with_when_it_will_be() {
+        let mut ledger = ledger();
+        let all = window(0, 200 * HOUR_S);
+        assert_eq!(not_yet(&ledger, all, &asked_for(&ledger)), []);
+        ledger.sealed = window(0, 98 * HOUR_S + 600).into();
+        let young = NotYet {
+            window: window(98 * HOUR_S, 98 * HOUR_S + 600),
+            until: Some(100 * HOUR_S + 3_600),
+        };
+        assert_eq!(not_yet(&ledger, all, &asked_for(&ledger)), [young]);
+        // What was sealed of an hour waits for the rest of it.
+        ledger.settled_until = 97 * HOUR_S + 600;
+        ledger.sealed = window(0, ledger.settled_until).into();
+        let waits = NotYet {
+            window: window(97 * HOUR_S, 97 * HOUR_S + 600),
+            until: None,
+        };
+        assert_eq!(not_yet(&ledger, all, &asked_for(&ledger)), [waits]);
+        assert_eq!(not_yet(&ledger, all, &ledger.sealed), []);
     }
 
     #[test]

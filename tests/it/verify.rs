@@ -1,10 +1,13 @@
 //! `verify`: what is stored is what Tempo has, or it is said what is not, and mended.
 
+use chrono::Utc;
 use serde_json::Value;
 use sqlx::query_scalar;
-use tempo_harvest::simulator::{Burst, Config, Fault, Misbehaviour};
+use tempo_harvest::simulator::{Burst, Config, Fault, GenerateSettings, Misbehaviour};
 
-use crate::support::harvest::{DAY_S, HOUR_S, Said, Scene, hours, job, redacted, rfc3339, tempo};
+use crate::support::harvest::{
+    DAY_S, HOUR_S, Said, Scene, at, hours, job, redacted, rfc3339, tempo,
+};
 
 /// The verdicts of a report, hour by hour.
 fn verdicts(report: &Value) -> Vec<&str> {
@@ -333,6 +336,52 @@ async fn what_is_beyond_retention_or_too_young_is_said() {
     let report = scene.verify_json(&["--deep"], 0).await;
     assert_eq!(verdicts(&report), ["beyond retention"; 2]);
     assert_eq!(scene.new_requests().len(), 0);
+}
+
+#[tokio::test]
+async fn what_is_collected_and_not_due_is_named_and_stubs_are_no_hours() {
+    // Where the hour's edge is near, the next hour is as good as begun.
+    let edge = (Utc::now().timestamp() - HOUR_S + 300) / HOUR_S * HOUR_S;
+    let (from, to) = (edge - HOUR_S - 4_205, edge + 600);
+    let settings = GenerateSettings::new(7, at(from), at(to), 300);
+    let scene = Scene::new(tempo(&settings)).await;
+    let job = job(0).range(from, to).backfill("settle = \"10m\"");
+    scene.run(&job).await.expect(0);
+    let report = scene.verify_json(&[], 0).await;
+    let not_yet = &report["not_verified_yet"][0];
+    assert_eq!(not_yet["to"], rfc3339(to));
+    assert_eq!(not_yet["reason"], "too young");
+    assert_eq!(not_yet["until"], rfc3339(edge + 2 * HOUR_S));
+    let said = scene.verify(&[]).await.expect(0).stdout;
+    let ending = format!(
+        " … {}: too young until {}\n",
+        rfc3339(to),
+        rfc3339(edge + 2 * HOUR_S)
+    );
+    assert!(said.contains("\nshop: not verified yet: "), "{said}");
+    assert!(said.ends_with(&ending), "{said}");
+    let short = [
+        "1 h 10 min 5 s in 2 hours: 2 equal;",
+        "2 h 10 min 5 s in 3 hours: 3 equal;",
+    ];
+    assert!(short.iter().any(|short| said.contains(short)), "{said}");
+    let certified = scene.verify_json(&["--deep", "--certificate"], 0).await;
+    assert_eq!(certified["not_verified_yet"], report["not_verified_yet"]);
+    let certified = scene.verify(&["--deep", "--certificate"]).await.expect(0);
+    assert!(
+        certified.stdout.contains("\nnot yet     "),
+        "{}",
+        certified.stdout
+    );
+    assert!(
+        certified.stdout.contains(" h 10 min 5 s in "),
+        "{}",
+        certified.stdout
+    );
+    // What was not asked about is not missed.
+    let range = ["--from", &rfc3339(from), "--to", &rfc3339(from + 60)];
+    let report = scene.verify_json(&range, 0).await;
+    assert_eq!(report["not_verified_yet"], serde_json::json!([]));
 }
 
 #[tokio::test]
