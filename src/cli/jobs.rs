@@ -1,12 +1,13 @@
 //! What commands that start work have in common: job files, and the range to collect.
 
-use std::path::PathBuf;
+use std::{fmt, path::PathBuf};
 
 use chrono::{DateTime, Utc};
 
 use super::{Exit, UsageError, terminal::say};
 use crate::{
-    job::{self, Job, LONGEST_RANGE_S, LoadOptions, MOST_WINDOWS, ProcessEnv},
+    job::{self, BackfillRange, Job, LONGEST_RANGE_S, LoadOptions, MOST_WINDOWS, ProcessEnv},
+    plan::Plan,
     store::{Holder, windows},
     submit::{Submission, SubmitError},
     tempo::{Client, Limits},
@@ -41,6 +42,8 @@ pub(super) struct Target {
     pub job: Job,
     /// The range.
     pub requested: Window,
+    /// Whether it ends where what is settled does, and so further on another time.
+    pub moves_on: bool,
     /// Length of a window, seconds.
     pub window_s: i64,
     /// The longest that one becomes where there is little in it, seconds.
@@ -116,9 +119,18 @@ impl JobArgs {
                     requested.seconds() / window_s
                 )));
             }
+            let moves_on = match (&self.last, &self.from) {
+                (Some(_), _) => true,
+                (None, Some(_)) => self.to.is_none(),
+                (None, None) => job
+                    .backfill
+                    .as_ref()
+                    .is_some_and(|backfill| matches!(backfill.range, BackfillRange::Last(_))),
+            };
             targets.push(Target {
                 job,
                 requested,
+                moves_on,
                 window_s,
                 longest_s,
                 settle_s,
@@ -286,7 +298,44 @@ pub(super) fn seconds(duration: std::time::Duration) -> i64 {
     i64::try_from(duration.as_secs()).unwrap_or(i64::MAX / 4)
 }
 
+/// A stretch that is too young to be collected.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Later {
+    /// The stretch.
+    pub window: Window,
+    /// From when on all of it can be collected, Unix seconds.
+    pub collectable_from: i64,
+}
+
+impl Later {
+    pub(super) fn as_json(self) -> serde_json::Value {
+        serde_json::json!({
+            "from": rfc3339(self.window.start()), "to": rfc3339(self.window.end()),
+            "collectable_from": rfc3339(self.collectable_from),
+        })
+    }
+}
+
+impl fmt::Display for Later {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let from = rfc3339(self.collectable_from);
+        write!(f, "{} can be collected from {from} on", self.window)
+    }
+}
+
 impl Target {
+    /// What of the range is too young; and where it ends with what is settled, the window after it.
+    pub(super) fn later(&self, plan: &Plan) -> Vec<Later> {
+        let end = self.requested.end();
+        let next = Window::new(end, end + self.window_s).filter(|_| self.moves_on);
+        let stretches = plan.too_young.iter().chain(next);
+        let later = stretches.map(|window| Later {
+            window,
+            collectable_from: window.end() + self.settle_s,
+        });
+        later.collect()
+    }
+
     /// The submission of this target by a command. What a person waits for goes before what is done in the background.
     pub fn submission<'a>(
         &'a self,

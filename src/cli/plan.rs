@@ -9,7 +9,7 @@ use indicatif::HumanBytes;
 use super::{
     Exit,
     database::{self, Database, Otherwise},
-    jobs::{self, Target},
+    jobs::{self, Later, Target},
     terminal,
 };
 use crate::{
@@ -101,6 +101,9 @@ pub(super) async fn run(args: Args) -> anyhow::Result<Exit> {
             ("beyond retention", &plan.beyond_retention),
         ] {
             writeln!(out, "  {what:<17} {}", length(set.seconds()))?;
+        }
+        for later in target.later(plan) {
+            writeln!(out, "  later: {later}")?;
         }
         for window in windows.iter() {
             writeln!(out, "  fetch {window}")?;
@@ -267,6 +270,7 @@ fn as_json(target: &Target, plan: &Plan, estimate: Option<&Estimate>) -> serde_j
         "requested": [rfc3339(target.requested.start()), rfc3339(target.requested.end())],
         "windows": pairs(plan.windows.iter().map(|piece| piece.window).collect()), "covered": set(&plan.covered), "in_flight": set(&plan.in_flight),
         "too_young": set(&plan.too_young), "beyond_retention": set(&plan.beyond_retention),
+        "later": target.later(plan).into_iter().map(Later::as_json).collect::<Vec<_>>(),
         "expected": estimate,
     })
 }

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Exit, UsageError,
     database::{self, Database, Otherwise},
-    jobs::{self, Target},
+    jobs::{self, Later, Target},
     progress::Display,
     terminal::{self, say},
 };
@@ -62,8 +62,15 @@ pub(super) struct Report {
     gaps: Vec<[String; 2]>,
     /// Stretches too young to be sealed.
     too_young: Vec<[String; 2]>,
+    /// These, and the window after a range that ends with what is settled, with when they can be collected.
+    #[serde(serialize_with = "as_json")]
+    later: Vec<Later>,
     /// Stretches older than what the source keeps.
     beyond_retention: Vec<[String; 2]>,
+}
+
+fn as_json<S: serde::Serializer>(later: &[Later], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(later.iter().map(|later| later.as_json()))
 }
 
 /// Runs the command.
@@ -421,6 +428,7 @@ async fn report(
         progress,
         gaps: gaps.iter().map(pair).collect(),
         too_young: plan.too_young.iter().map(pair).collect(),
+        later: target.later(plan),
         beyond_retention: plan.beyond_retention.iter().map(pair).collect(),
     })
 }
@@ -469,17 +477,20 @@ impl Report {
                 progress.retries
             )?;
         }
-        for ([from, to], why) in (self
-            .too_young
-            .iter()
-            .map(|gap| (gap, "too young to be sealed; run again later")))
-        .chain(self.beyond_retention.iter().map(|gap| {
-            (
-                gap,
-                "older than the `retention` of the source or of the job: beyond retention",
-            )
-        })) {
-            writeln!(out, "  not collected: {from} … {to}: {why}")?;
+        let (too_young, next) = self.later.split_at(self.too_young.len());
+        for later in too_young {
+            writeln!(
+                out,
+                "  not collected: {}: too young to be sealed; run again from {} on",
+                later.window,
+                rfc3339(later.collectable_from)
+            )?;
+        }
+        for [from, to] in &self.beyond_retention {
+            writeln!(
+                out,
+                "  not collected: {from} … {to}: older than the `retention` of the source or of the job: beyond retention"
+            )?;
         }
         for [from, to] in self.gaps.iter().take(10) {
             writeln!(out, "  missing: {from} … {to}")?;
@@ -495,13 +506,10 @@ impl Report {
         let file = target.job.file.display();
         match self.outcome {
             "complete" | "already complete" | "nothing to collect" => {
-                // The last whole windows end here: somebody may miss what came since.
-                let left_out_s = Utc::now().timestamp() - target.requested.end();
-                if self.too_young.is_empty()
-                    && (target.settle_s..target.settle_s + target.window_s).contains(&left_out_s)
-                {
+                // Somebody may miss what came since.
+                for later in next {
                     say!(
-                        "{job}: what is younger than {to} is left out, because Tempo may still be moving it about: a later run brings it, \
+                        "{job}: {later}: what is younger is left out, because Tempo may still be moving it about. A later run brings it, \
                          and `work` with a [poll] keeps up"
                     );
                 }

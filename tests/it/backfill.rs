@@ -1,6 +1,6 @@
 //! Backfills where everything goes well: what is stored equals the truth, and what is there is not fetched again.
 
-use chrono::Utc;
+use chrono::{DateTime, Utc};
 use tempo_harvest::simulator::{
     Burst, Config, GenerateSettings, Population, Span, TraceFragment, Version,
 };
@@ -360,17 +360,50 @@ async fn what_is_too_young_is_not_marked_and_comes_later() {
         .range(from, now)
         .backfill("window = \"1m\"\nsettle = \"5m\"");
     let said = scene.run(&job).await.expect(0);
-    assert!(
-        said.stdout
-            .contains("too young to be sealed; run again later"),
-        "{}",
-        said.stdout
+    let later = format!(
+        " … {}: too young to be sealed; run again from {} on\n",
+        rfc3339(now),
+        rfc3339(now + 300)
     );
+    assert!(said.stdout.contains(&later), "{}", said.stdout);
     let covered = scene.covered("shop").await;
     assert_eq!(covered.len(), 1);
     assert_eq!(covered[0].0, from);
     let age = Utc::now().timestamp() - covered[0].1;
     assert!((300..330).contains(&age), "covered up to {age} s ago");
+}
+
+#[tokio::test]
+async fn the_next_window_is_told_with_when_it_can_be_collected() {
+    let scene = Scene::new(tempo(&hours(1, 10))).await;
+    let mut moving = job(0).backfill("last = \"2h\"");
+    moving.range = None;
+    let file = scene.write(&moving);
+    let plan = scene.command(&["plan", &file, "--json"]).await.expect(0);
+    let plan = plan.json();
+    let end = DateTime::parse_from_rfc3339(plan[0]["requested"][1].as_str().unwrap());
+    let end = end.unwrap().timestamp();
+    let next = serde_json::json!([{
+        "from": rfc3339(end), "to": rfc3339(end + HOUR_S), "collectable_from": rfc3339(end + 2 * HOUR_S),
+    }]);
+    assert_eq!(plan[0]["later"], next);
+    let said = scene.command(&["plan", &file]).await.expect(0).stdout;
+    assert!(
+        said.contains("\n  later: ") && said.contains(" can be collected from "),
+        "{said}"
+    );
+    // Also when there is nothing left to do.
+    for _ in 0..2 {
+        let said = scene.command(&["run", &file]).await.expect(0).stderr;
+        assert!(said.contains(" can be collected from "), "{said}");
+    }
+    // Where the end is fixed nothing is left out.
+    let fixed = ["--from", &rfc3339(end - HOUR_S), "--to", &rfc3339(end)];
+    let said = scene.command(&[&["run", &file][..], &fixed].concat()).await;
+    let said = said.expect(0).stderr;
+    assert!(!said.contains("can be collected"), "{said}");
+    let report = scene.command(&["run", &file, "--json"]).await.expect(0);
+    assert_eq!(report.json()[0]["later"].as_array().unwrap().len(), 1);
 }
 
 #[tokio::test]
