@@ -18,7 +18,7 @@ use crate::{
         schema::{self, Standing},
         sources,
     },
-    tempo::{Client, Count, Failure, Limits, Search, Urgency},
+    tempo::{Client, Count, Failure, Lacks, Limits, Search, Urgency},
     version,
     window::Window,
 };
@@ -99,7 +99,12 @@ pub(super) async fn run(args: Args) -> anyhow::Result<Exit> {
     let mut findings = Findings::default();
     findings.add("program", "version", State::Ok, version::FULL, None);
     let (options, local) = database::locate(&args.database, Otherwise::Local).await?;
-    let pool = check_database(&mut findings, &options).await;
+    let about = match &local {
+        // Its socket's folder is another each time.
+        Some(local) => format!("private PostgreSQL in {}", local.folder().display()),
+        None => format!("database at {}", store::address_of(&options)),
+    };
+    let pool = check_database(&mut findings, &about, &options).await;
     let mut seen: Vec<&str> = Vec::new();
     for job in &jobs {
         if !seen.contains(&job.source.name.as_str()) {
@@ -144,16 +149,15 @@ pub(super) async fn run(args: Args) -> anyhow::Result<Exit> {
 
 async fn check_database(
     findings: &mut Findings,
+    about: &str,
     options: &sqlx::postgres::PgConnectOptions,
 ) -> Option<PgPool> {
-    let address = store::address_of(options);
-    let about = format!("database at {address}");
     let pool = match store::connect(options, 2).await {
         Ok(pool) => pool,
         Err(error) => {
             let fix = "check host, port, user and password in DATABASE_URL, and that the server accepts connections from here";
             findings.add(
-                &about,
+                about,
                 "reachable",
                 State::Fail,
                 error.to_string(),
@@ -162,10 +166,10 @@ async fn check_database(
             return None;
         }
     };
-    match database_findings(findings, &about, &pool).await {
+    match database_findings(findings, about, &pool).await {
         Ok(()) => Some(pool),
         Err(error) => {
-            findings.add(&about, "reachable", State::Fail, error.to_string(), None);
+            findings.add(about, "reachable", State::Fail, error.to_string(), None);
             None
         }
     }
@@ -209,7 +213,7 @@ async fn database_findings(
         Ok(standing) => standing,
         Err(OpenError::Database(error)) => return Err(error),
         Err(error) => {
-            findings.add(about, "migrations", State::Fail, error.to_string(), None);
+            findings.add(about, "tables", State::Fail, error.to_string(), None);
             return Ok(());
         }
     };
@@ -218,7 +222,7 @@ async fn database_findings(
         (
             State::Ok,
             format!(
-                "up to date ({} and {} of the queue)",
+                "up to date ({} migrations, and {} of the queue)",
                 ours.applied, queue.applied
             ),
             None,
@@ -231,12 +235,12 @@ async fn database_findings(
         )
     } else {
         let detail = format!(
-            "{} of {} applied, {} of {} of the queue",
+            "{} of {} migrations applied, {} of {} of the queue",
             ours.applied, ours.known, queue.applied, queue.known
         );
         (State::Warn, detail, Some(behind.as_str()))
     };
-    findings.add(about, "migrations", state, detail, fix);
+    findings.add(about, "tables", state, detail, fix);
     Ok(())
 }
 
@@ -311,6 +315,7 @@ async fn check_source(findings: &mut Findings, job: &Job, limits: Limits) {
         .into_iter()
         .filter_map(since);
     let mut newest = Err(None);
+    let mut answered = None;
     for window in reaches {
         let probe = Search {
             spans: None,
@@ -323,6 +328,7 @@ async fn check_source(findings: &mut Findings, job: &Job, limits: Limits) {
             Ok(answer) => {
                 let found = !answer.body.traces.is_empty();
                 newest = Ok(answer);
+                answered = Some(probe);
                 if found {
                     break;
                 }
@@ -350,25 +356,31 @@ async fn check_source(findings: &mut Findings, job: &Job, limits: Limits) {
             return;
         }
     };
-    let credentials = match (&job.source.auth, &job.source.tenant) {
-        (Auth::None, None) => "no credentials and no tenant needed",
-        (Auth::None, Some(_)) => "tenant accepted, no credentials needed",
-        (_, None) => "credentials accepted, no tenant needed",
-        (_, Some(_)) => "credentials and tenant accepted",
+    let unneeded = match (&job.source.auth, &job.source.tenant) {
+        (Auth::None, None) => ", no credentials and no tenant needed",
+        (Auth::None, Some(_)) => ", no credentials needed",
+        (_, None) => ", no tenant needed",
+        (_, Some(_)) => "",
     };
     findings.add(
         &about,
         "search",
         State::Ok,
-        format!(
-            "answered in {} ms, {credentials}",
-            answer.elapsed.as_millis()
-        ),
+        format!("answered in {} ms{unneeded}", answer.elapsed.as_millis()),
         None,
     );
+    if let Some(probe) = &answered {
+        access_findings(findings, &about, &job.source, probe, client.limits()).await;
+    }
     match client.version().await {
         Ok(Some(version)) => findings.add(&about, "version", State::Ok, version, None),
-        Ok(None) => findings.add(&about, "version", State::Ok, "not told", None),
+        Ok(None) => findings.add(
+            &about,
+            "version",
+            State::Ok,
+            "not told by Tempo; 2.10 or 3.x is needed",
+            None,
+        ),
         Err(failure) => findings.add(
             &about,
             "version",
@@ -393,7 +405,7 @@ async fn check_source(findings: &mut Findings, job: &Job, limits: Limits) {
     let limits = client.limits();
     let known: Vec<String> = limits.known().iter().map(ToString::to_string).collect();
     let detail = if known.is_empty() {
-        "none met yet; they are learned from refusals".to_owned()
+        "none known yet; they are learned from what Tempo refuses".to_owned()
     } else {
         known.join(", ")
     };
@@ -411,6 +423,55 @@ async fn check_source(findings: &mut Findings, job: &Job, limits: Limits) {
         answer.server_time.unwrap_or_else(Utc::now).timestamp(),
     );
     count_finding(findings, &about, &client, newest_s).await;
+}
+
+/// Whether Tempo looks at the tenant and the credentials that it is sent: the same search is asked once more without each.
+async fn access_findings(
+    findings: &mut Findings,
+    about: &str,
+    source: &Source,
+    probe: &Search,
+    limits: Limits,
+) {
+    let has_credentials = !matches!(source.auth, Auth::None);
+    let both = [
+        (
+            Lacks::Tenant,
+            "tenant",
+            source.tenant.is_some(),
+            "answers without a tenant as well: it has one tenant only, or does not look at it",
+            "whatever `tenant` says, the same traces come; leave it out, or see that Tempo (or what stands before it) asks for it",
+        ),
+        (
+            Lacks::Credentials,
+            "credentials",
+            has_credentials,
+            "answers without credentials as well: they are not looked at",
+            "leave them out, or see that Tempo (or what stands before it) asks for them",
+        ),
+    ];
+    for (lacks, check, _, ignored, fix) in both.into_iter().filter(|(_, _, is_set, ..)| *is_set) {
+        let client = match Client::lacking(source, limits, lacks) {
+            Ok(client) => client,
+            Err(error) => {
+                findings.add(about, check, State::Warn, error.to_string(), None);
+                continue;
+            }
+        };
+        match client.search(probe).await {
+            Ok(_) => findings.add(about, check, State::Warn, ignored, Some(fix)),
+            Err(failure) if failure.class == crate::tempo::Class::Access => {
+                findings.add(about, check, State::Ok, "accepted, and needed", None);
+            }
+            Err(_) => findings.add(
+                about,
+                check,
+                State::Ok,
+                "accepted; whether it is needed is unknown",
+                None,
+            ),
+        }
+    }
 }
 
 fn access_fix(failure: &Failure) -> Option<&'static str> {

@@ -13,7 +13,7 @@ pub mod setup;
 pub mod wire;
 
 pub use by_id::TraceAnswer;
-pub use client::{Answer, Client, Count, CountAnswer, Search};
+pub use client::{Answer, Client, Count, CountAnswer, Lacks, Search};
 pub use error::{Class, Failure};
 pub use gate::Urgency;
 pub use limits::{Learned, Limits};

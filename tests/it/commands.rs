@@ -2,7 +2,9 @@
 
 use chrono::Utc;
 use serde_json::Value;
-use tempo_harvest::simulator::{ClockSetting, Config, Fault, GenerateSettings, Misbehaviour};
+use tempo_harvest::simulator::{
+    ClockSetting, Config, Credentials, Fault, GenerateSettings, Misbehaviour, Tenancy,
+};
 
 use crate::support::harvest::{
     DAY_S, HOUR_S, Scene, at, hours, job, rfc3339, searched, start_in, tempo,
@@ -134,6 +136,47 @@ async fn the_doctor_warns_of_what_only_slows_down() {
     ] {
         assert_eq!(state(&findings, check), expected, "{findings:?}");
     }
+}
+
+/// What `doctor` says of a check of the source, for a job whose source has these lines.
+async fn said_of(scene: &Scene, lines: &str, check: &str) -> (String, String) {
+    let file = scene.write(&job(1).source(lines));
+    let said = scene.command(&["doctor", &file, "--json"]).await.expect(0);
+    let said = said.json();
+    let finding = said.as_array().unwrap().iter();
+    let finding = finding.clone().find(|finding| finding["check"] == check);
+    let finding = finding.unwrap_or_else(|| panic!("no {check}: {said}"));
+    let text = |key: &str| finding[key].as_str().unwrap().to_owned();
+    (text("state"), text("detail"))
+}
+
+#[tokio::test]
+async fn the_doctor_says_whether_tenant_and_credentials_are_looked_at() {
+    const BOTH: &str = "tenant = \"team-a\"\nbearer_token = \"sesame-sesame\"";
+    let open = Scene::new(fresh()).await;
+    let (state, said) = said_of(&open, BOTH, "tenant").await;
+    assert_eq!(state, "warn");
+    insta::assert_snapshot!(said, @"answers without a tenant as well: it has one tenant only, or does not look at it");
+    let (state, said) = said_of(&open, BOTH, "credentials").await;
+    assert_eq!(state, "warn");
+    insta::assert_snapshot!(said, @"answers without credentials as well: they are not looked at");
+
+    let mut config = fresh();
+    let Tenancy::Single(population) = config.tenancy else {
+        unreachable!("one tenant, unless said otherwise");
+    };
+    config.tenancy = Tenancy::Multi([("team-a".to_owned(), population)].into());
+    config.credentials = Credentials::Bearer("sesame-sesame".into());
+    let strict = Scene::new(config).await;
+    let needed = ("ok".to_owned(), "accepted, and needed".to_owned());
+    assert_eq!(said_of(&strict, BOTH, "tenant").await, needed);
+    assert_eq!(said_of(&strict, BOTH, "credentials").await, needed);
+    // Once without the tenant, and once without the credentials, each time.
+    let refused = strict
+        .new_requests()
+        .into_iter()
+        .filter(|request| request.status == Some(401));
+    assert_eq!(refused.count(), 4);
 }
 
 #[tokio::test]

@@ -25,7 +25,7 @@ use super::{
     wire::{self, Format, SearchBody, spans::Wanted},
 };
 use crate::{
-    job::{Compression, Source},
+    job::{Auth, Compression, Source},
     plan::density::Histogram,
     window::Window,
 };
@@ -124,6 +124,15 @@ pub struct CountAnswer {
     pub elapsed: Duration,
 }
 
+/// What a client is to do without, of what its source has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lacks {
+    /// The tenant.
+    Tenant,
+    /// Basic or bearer authentication; other headers and certificates it keeps.
+    Credentials,
+}
+
 /// A client of one source.
 #[derive(Debug)]
 pub struct Client {
@@ -200,6 +209,22 @@ impl Client {
             large: Arc::new(Semaphore::new(1)),
             source,
         })
+    }
+
+    /// A client that lacks something the source has, to see whether the server minds. It knows the source's secrets all the same: the
+    /// server may have seen them before, and say them.
+    ///
+    /// # Errors
+    /// If a certificate or key file cannot be read or used.
+    pub fn lacking(source: &Source, limits: Limits, lacks: Lacks) -> Result<Self, SetupError> {
+        let mut less = source.clone();
+        match lacks {
+            Lacks::Tenant => less.tenant = None,
+            Lacks::Credentials => less.auth = Auth::None,
+        }
+        let mut client = Self::new(less, limits)?;
+        client.secrets = Secrets::of(source);
+        Ok(client)
     }
 
     /// The source it talks to.
