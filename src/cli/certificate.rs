@@ -76,7 +76,7 @@ pub(super) fn print(out: &mut impl Write, certificate: &Certificate) -> std::io:
         writeln!(out, "claims      {}", certificate.claims)?;
     }
     for not in &certificate.does_not_claim {
-        writeln!(out, "does not    {not}")?;
+        writeln!(out, "does not claim: {not}")?;
     }
     Ok(())
 }

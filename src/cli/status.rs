@@ -365,14 +365,15 @@ fn print_live(out: &mut impl Write, live: &Live, provisional_s: i64) -> std::io:
         )?,
         None => writeln!(out, "  live edge: nothing polled yet")?,
     }
-    for looks in &live.later_looks {
+    let found = |looks: &&LaterLooks| looks.new + looks.improved > 0;
+    for looks in live.later_looks.iter().filter(found) {
         let look = match looks.after.as_str() {
             "fresh" => "the settled look",
             _ => "the sealing look",
         };
         writeln!(
             out,
-            "  in 24 h {look} added {} and improved {}, of {}",
+            "  in 24 h {look} found {} that an earlier look had missed, and more of {}, of {} in all",
             many(looks.new, "trace", "traces"),
             looks.improved,
             looks.traces

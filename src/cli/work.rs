@@ -20,7 +20,10 @@ use crate::{
     job::Job,
     meter::Meter,
     scheduler::Scheduler,
-    store::{Holder, OpenError, control, sources, windows},
+    store::{
+        Holder, OpenError, control, sources,
+        windows::{self, Done},
+    },
     version, warnings,
     web::Door,
     words::many,
@@ -198,6 +201,21 @@ async fn work(
     }
     if args.drain {
         let mut conn = database.pool.acquire().await?;
+        let done = windows::done_since(&mut conn, since).await?;
+        match done {
+            Done {
+                windows: 0,
+                requests: 0,
+                ..
+            } => say!("nothing to do"),
+            Done {
+                windows,
+                traces,
+                requests,
+            } => {
+                say!("done: {windows} windows, {traces} traces, {requests} requests");
+            }
+        }
         let paused = control::paused_windows(&mut conn).await?;
         let local = database::option();
         if paused > 0 {

@@ -201,3 +201,31 @@ pub async fn failed_since(conn: &mut PgConnection, since: DateTime<Utc>) -> sqlx
     .fetch_one(conn)
     .await
 }
+
+/// What became of windows, in numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Done {
+    /// Windows that are done.
+    pub windows: i64,
+    /// Traces in the answers that counted.
+    pub traces: i64,
+    /// Requests for all that were finished, failed ones too.
+    pub requests: i64,
+}
+
+/// What was finished since a moment, by anyone.
+///
+/// # Errors
+/// If the database refuses.
+pub async fn done_since(conn: &mut PgConnection, since: DateTime<Utc>) -> sqlx::Result<Done> {
+    sqlx::query_as!(
+        Done,
+        r#"SELECT count(*) FILTER (WHERE state = 'done') AS "windows!",
+                  coalesce(sum(returned) FILTER (WHERE state = 'done'), 0)::bigint AS "traces!",
+                  coalesce(sum(requests), 0)::bigint AS "requests!"
+           FROM harvest.windows WHERE finished_at >= $1"#,
+        since
+    )
+    .fetch_one(conn)
+    .await
+}

@@ -555,10 +555,10 @@ async fn a_duration_is_held_against_the_narrowest_baseline_that_knows_enough() {
     ");
     insta::assert_snapshot!(scene.command(&["baseline", "shpo"]).await.expect(2).stderr, @"error: nothing is known of a service `shpo`; `tempo-harvest baseline` lists what is (roots of traces; --spans for all, with detail spans)");
     let dataset = scene
-        .command(&["baseline", "--dataset", "shpo"])
+        .command(&["baseline", "--job", "shpo"])
         .await
         .expect(2);
-    insta::assert_snapshot!(dataset.stderr, @"error: there is no dataset `shpo`; `tempo-harvest status` lists them");
+    insta::assert_snapshot!(dataset.stderr, @"error: there is no job and no dataset `shpo`; `tempo-harvest status` lists them");
     let wrong = ["baseline", "check", "shop", "GET /", "120"];
     insta::assert_snapshot!(scene.command(&wrong).await.expect(2).stderr, @"error: DURATION is not a duration: `120`; add a unit, such as `s`, `m`, `h` or `d`");
 }

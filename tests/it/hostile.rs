@@ -113,13 +113,7 @@ async fn names_that_tempo_has_are_stored_and_shown_as_they_are() {
         assert_tame(&format!("{arguments:?}"), &said.stderr);
     }
     let arguments = [
-        "baseline",
-        "check",
-        NAMES[4],
-        NAMES[3],
-        "1s",
-        "--dataset",
-        "shop",
+        "baseline", "check", NAMES[4], NAMES[3], "1s", "--job", "shop",
     ];
     let said = scene.command(&arguments).await;
     assert_tame("baseline check", &said.stdout);

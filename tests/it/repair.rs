@@ -282,7 +282,7 @@ async fn what_a_poll_left_behind_is_told_from_what_it_will_look_at_again() {
     assert_eq!(live["later_looks_24h"][0]["new"], 3);
     let status = scene.command(&["status"]).await.expect(0).stdout;
     for line in [
-        "  in 24 h the settled look added 3 traces and improved 12, of 400\n",
+        "  in 24 h the settled look found 3 traces that an earlier look had missed, and more of 12, of 400 in all\n",
         "  lookback of job shop is widened to 4m since 2026-03-01T00:00:00Z: late spans came later than it looked\n",
     ] {
         assert!(status.contains(line), "{status}");

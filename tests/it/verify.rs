@@ -476,7 +476,11 @@ async fn a_certificate_made_twice_is_the_same_and_a_changed_row_shows_as_its_day
         broken.starts_with("NO CERTIFICATE: it does not hold\n"),
         "{broken}"
     );
-    assert!(!broken.contains("claims "), "{broken}");
+    assert!(!broken.contains("\nclaims "), "{broken}");
+    assert!(
+        broken.contains("\ndoes not claim: hours that are not `equal` here"),
+        "{broken}"
+    );
 }
 
 #[tokio::test]

@@ -96,7 +96,7 @@ async fn check(
         (Some(last), false) => {
             datasets.push(last);
             return Err(UsageError(format!(
-                "there are several datasets, `{}`: say which with --dataset",
+                "there are several datasets, `{}`: say which with --job",
                 datasets.join("`, `")
             ))
             .into());

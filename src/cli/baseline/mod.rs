@@ -14,7 +14,7 @@ use crate::{
     store::{
         self,
         baselines::{self, Standing},
-        control, datasets,
+        report,
     },
 };
 
@@ -56,11 +56,8 @@ enum Action {
 /// Which baselines.
 #[derive(Debug, clap::Args)]
 struct OfArgs {
-    /// Only this dataset
-    #[arg(long, value_name = "NAME", conflicts_with = "job")]
-    dataset: Option<String>,
-    /// Only the dataset that this job fills
-    #[arg(long, value_name = "NAME")]
+    /// Only this dataset, or the one that this job fills
+    #[arg(long, value_name = "JOB", alias = "dataset")]
     job: Option<String>,
     /// Single spans by their service and name (detail spans), not whole traces by their root
     #[arg(long)]
@@ -78,26 +75,11 @@ impl OfArgs {
     /// The datasets meant.
     async fn datasets(&self, database: &Database) -> anyhow::Result<Vec<String>> {
         let mut conn = database.pool.acquire().await?;
-        if let Some(job) = &self.job {
-            let Some(known) = control::job(&mut conn, job).await? else {
-                return Err(UsageError(format!(
-                    "there is no job `{job}`; `tempo-harvest status{}` lists them",
-                    database::option()
-                ))
-                .into());
-            };
-            return Ok(vec![known.dataset]);
+        let named = report::datasets(&mut conn, self.job.as_deref()).await?;
+        if let Some(name) = self.job.as_ref().filter(|_| named.is_empty()) {
+            return Err(crate::cli::unknown(name).into());
         }
-        let names = datasets::names(&mut conn).await?;
-        match &self.dataset {
-            None => Ok(names),
-            Some(dataset) if names.contains(dataset) => Ok(vec![dataset.clone()]),
-            Some(dataset) => Err(UsageError(format!(
-                "there is no dataset `{dataset}`; `tempo-harvest status{}` lists them",
-                database::option()
-            ))
-            .into()),
-        }
+        Ok(named.into_iter().map(|dataset| dataset.name).collect())
     }
 }
 
