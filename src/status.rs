@@ -61,6 +61,8 @@ pub struct DatasetStatus {
     pub backlog: Backlog,
     /// How its hours stood when they were last verified.
     pub verified: Vec<Verified>,
+    /// Whether anything was ever submitted for it.
+    pub was_submitted: bool,
 }
 
 /// What should be collected by now, at any look, and is not.
@@ -197,6 +199,7 @@ async fn of_dataset(
         pace: pace::present(conn, &state.source).await?,
         gaps,
         verified: verify::verified(conn, &state.name).await?,
+        was_submitted: report::was_submitted(conn, &state.name).await?,
         requested,
         covered: ledger.sealed,
         failed_windows,

@@ -508,6 +508,7 @@ mod tests {
             }),
             paused: Vec::new(),
             verified: Vec::new(),
+            was_submitted: true,
             pace: None,
             backlog: Backlog {
                 seconds: 400,

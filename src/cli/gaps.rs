@@ -55,8 +55,12 @@ pub(super) async fn run(args: Args) -> anyhow::Result<Exit> {
         writeln!(out, "{}", serde_json::to_string_pretty(&all)?)?;
     } else {
         for status in &statuses {
+            let none = match status.was_submitted {
+                true => "no gaps in what was asked for",
+                false => "nothing was asked for yet",
+            };
             if status.gaps.is_empty() {
-                writeln!(out, "{}: no gaps in what was asked for", status.state.name)?;
+                writeln!(out, "{}: {none}", status.state.name)?;
             }
             for gap in &status.gaps {
                 let why = match &gap.reason {

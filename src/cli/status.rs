@@ -265,6 +265,7 @@ fn print(out: &mut impl Write, status: &DatasetStatus) -> std::io::Result<()> {
     // What is too young, deleted, or beyond retention is not due.
     let due_s = status.due_s();
     let complete = match due_s {
+        0 if !status.was_submitted => "nothing was asked for yet".to_owned(),
         0 => "nothing is due to be complete yet".to_owned(),
         _ => {
             let there = percent(due_s - status.missing_s(), due_s);

@@ -86,6 +86,19 @@ pub async fn requested(conn: &mut PgConnection, dataset: &str) -> sqlx::Result<W
     requested_by(conn, dataset, &[Kind::Backfill, Kind::Poll]).await
 }
 
+/// Whether anything was ever submitted for a dataset.
+///
+/// # Errors
+/// If the database refuses.
+pub async fn was_submitted(conn: &mut PgConnection, dataset: &str) -> sqlx::Result<bool> {
+    sqlx::query_scalar!(
+        r#"SELECT EXISTS (SELECT FROM harvest.runs WHERE dataset = $1) AS "submitted!""#,
+        dataset
+    )
+    .fetch_one(conn)
+    .await
+}
+
 /// What runs of these kinds asked for of a dataset, cancelled ones left out.
 ///
 /// # Errors

@@ -1,6 +1,7 @@
 //! The commands around a backfill: submitting, working, looking, checking, and what they refuse.
 
 use chrono::Utc;
+use rustix::process::Signal;
 use serde_json::Value;
 use tempo_harvest::simulator::{
     ClockSetting, Config, Credentials, Fault, GenerateSettings, Misbehaviour, Tenancy,
@@ -39,6 +40,23 @@ async fn what_is_submitted_is_worked_off() {
     assert_eq!(status[0]["traces"], scene.stored("shop").await.len());
     let gaps = scene.command(&["gaps", "--json"]).await.expect(0).json();
     assert_eq!(gaps, Value::Array(Vec::new()));
+}
+
+#[tokio::test]
+async fn what_was_killed_before_it_asked_for_anything_leaves_nothing_asked_for() {
+    let scene = Scene::new(tempo(&hours(3, 300))).await;
+    let file = scene.write(&job(3));
+    let held = scene.control.hold("/api/metrics/query_range");
+    let running = scene.start(&["run", &file]);
+    scene.held(1).await;
+    running.signal(Signal::KILL);
+    running.end().await;
+    held.release();
+    let gaps = scene.command(&["gaps"]).await.expect(0).stdout;
+    assert_eq!(gaps, "shop: nothing was asked for yet\n");
+    let status = scene.command(&["status"]).await.expect(0).stdout;
+    let expected = "\n  0 traces; nothing was asked for yet\n";
+    assert!(status.contains(expected), "{status}");
 }
 
 #[tokio::test]
