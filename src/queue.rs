@@ -279,6 +279,35 @@ pub async fn drop_leftovers(conn: &mut PgConnection) -> sqlx::Result<u64> {
     .rows_affected())
 }
 
+/// Whether a process lives that takes windows of this source, or has one in hand.
+///
+/// # Errors
+/// If the database refuses.
+pub async fn is_worked_on(conn: &mut PgConnection, source: &str) -> sqlx::Result<bool> {
+    sqlx::query_scalar!(
+        r#"SELECT EXISTS (SELECT FROM apalis.workers
+                          WHERE worker_type = ANY($1) AND last_seen > now() - interval '30 seconds')
+                  OR EXISTS (SELECT FROM harvest.windows
+                             WHERE source = $2 AND state = 'running' AND lease_expires_at > now()) AS "worked_on!""#,
+        &[Lane::Background, Lane::Live].map(|lane| name_of(source, lane)),
+        source
+    )
+    .fetch_one(conn)
+    .await
+}
+
+/// Notes that a process takes no more items off a queue: nobody is to wait for its heartbeat.
+async fn leave(pool: &PgPool, queue: &str, holder: &str) -> sqlx::Result<()> {
+    sqlx::query!(
+        "UPDATE apalis.workers SET last_seen = last_seen - interval '1 minute' WHERE worker_type = $1 AND starts_with(id, $2)",
+        queue,
+        format!("{holder}/")
+    )
+    .execute(pool)
+    .await?;
+    Ok(())
+}
+
 /// Where PostgreSQL tells of new items (apalis' trigger on its table).
 const CHANNEL: &str = "apalis::job::insert";
 
@@ -354,6 +383,7 @@ pub async fn consume(consumption: Consumption, handler: Handler, stop: Cancellat
         concurrency,
     } = consumption;
     let mut generation = 0u32;
+    let left = (pool.clone(), name_of(&source, lane));
     while !stop.is_cancelled() {
         generation += 1;
         let queue = name_of(&source, lane);
@@ -404,6 +434,11 @@ pub async fn consume(consumption: Consumption, handler: Handler, stop: Cancellat
             () = tokio::time::sleep(REBUILD_AFTER) => {}
             () = stop.cancelled() => {}
         }
+    }
+    let (pool, queue) = left;
+    let left = tokio::time::timeout(END_WITHIN, leave(&pool, &queue, &holder)).await;
+    if !matches!(left, Ok(Ok(()))) {
+        tracing::debug!(source, "could not note that the queue's consumer has ended");
     }
 }
 

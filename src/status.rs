@@ -8,6 +8,7 @@ use sqlx::PgConnection;
 use crate::{
     gaps::{Gap, Ledger, Polled, Reason},
     job::{self, SourceSpec},
+    queue,
     store::{
         Look,
         control::{self, PausedHere},
@@ -63,6 +64,8 @@ pub struct DatasetStatus {
     pub verified: Vec<Verified>,
     /// Whether anything was ever submitted for it.
     pub was_submitted: bool,
+    /// Whether somebody works on what is on its source's queue.
+    pub worked_on: bool,
 }
 
 /// What should be collected by now, at any look, and is not.
@@ -200,6 +203,7 @@ async fn of_dataset(
         gaps,
         verified: verify::verified(conn, &state.name).await?,
         was_submitted: report::was_submitted(conn, &state.name).await?,
+        worked_on: queue::is_worked_on(conn, &state.source).await?,
         requested,
         covered: ledger.sealed,
         failed_windows,

@@ -509,6 +509,7 @@ mod tests {
             paused: Vec::new(),
             verified: Vec::new(),
             was_submitted: true,
+            worked_on: true,
             pace: None,
             backlog: Backlog {
                 seconds: 400,

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     gaps::{Gap, Reason},
-    status,
+    status::{self, DatasetStatus},
     window::rfc3339,
 };
 
@@ -45,12 +45,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<Exit> {
     if args.json {
         let all: Vec<serde_json::Value> = statuses
             .iter()
-            .flat_map(|status| {
-                status
-                    .gaps
-                    .iter()
-                    .map(|gap| as_json(&status.state.name, gap))
-            })
+            .flat_map(|status| status.gaps.iter().map(|gap| as_json(status, gap)))
             .collect();
         writeln!(out, "{}", serde_json::to_string_pretty(&all)?)?;
     } else {
@@ -70,6 +65,10 @@ pub(super) async fn run(args: Args) -> anyhow::Result<Exit> {
                     Reason::Failed {
                         error, attempts, ..
                     } => format!(" after {attempts} attempts: {error}"),
+                    Reason::InFlight if is_abandoned(status) => {
+                        ": queued, and nobody works on it: tempo-harvest work, or run FILE"
+                            .to_owned()
+                    }
                     _ => String::new(),
                 };
                 writeln!(
@@ -95,11 +94,19 @@ pub(super) async fn run(args: Args) -> anyhow::Result<Exit> {
     Ok(if missing { Exit::Gaps } else { Exit::Complete })
 }
 
-fn as_json(dataset: &str, gap: &Gap) -> serde_json::Value {
+/// Whether what is on the queue waits for somebody to work, and for nothing else.
+fn is_abandoned(status: &DatasetStatus) -> bool {
+    !status.worked_on && status.paused.is_empty()
+}
+
+fn as_json(status: &DatasetStatus, gap: &Gap) -> serde_json::Value {
     let mut json = serde_json::json!({
-        "dataset": dataset, "from": rfc3339(gap.window.start()), "to": rfc3339(gap.window.end()),
+        "dataset": status.state.name, "from": rfc3339(gap.window.start()), "to": rfc3339(gap.window.end()),
         "seconds": gap.window.seconds(), "reason": gap.reason.name(),
     });
+    if gap.reason == Reason::InFlight {
+        json["worked_on"] = status.worked_on.into();
+    }
     if let Reason::Failed {
         class,
         error,

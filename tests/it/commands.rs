@@ -43,6 +43,34 @@ async fn what_is_submitted_is_worked_off() {
 }
 
 #[tokio::test]
+async fn what_waits_for_nobody_is_told_from_what_is_being_fetched() {
+    let scene = Scene::new(tempo(&hours(3, 300))).await;
+    let file = scene.write(&job(3));
+    scene.command(&["submit", &file]).await.expect(0);
+    let held = scene.control.hold("/api/search");
+    let running = scene.start(&["run", &file]);
+    scene.held(1).await;
+    let gaps = scene.command(&["gaps", "--json"]).await.expect(3).json();
+    assert_eq!(gaps[0]["reason"], "in flight");
+    assert_eq!(gaps[0]["worked_on"], true);
+    let gaps = scene.command(&["gaps"]).await.expect(3).stdout;
+    assert!(gaps.ends_with(": in flight\n"), "{gaps}");
+
+    running.signal(Signal::TERM);
+    running.end().await.expect(3);
+    held.release();
+    let gaps = scene.command(&["gaps", "--json"]).await.expect(3).json();
+    assert_eq!(gaps[0]["reason"], "in flight");
+    assert_eq!(gaps[0]["worked_on"], false);
+    let gaps = scene.command(&["gaps"]).await.expect(3).stdout;
+    insta::assert_snapshot!(gaps, @"shop: 2026-03-01T00:00:00Z … 2026-03-01T03:00:00Z: in flight: queued, and nobody works on it: tempo-harvest work, or run FILE");
+    // What is paused waits for something else.
+    scene.command(&["pause", "shop"]).await.expect(0);
+    let gaps = scene.command(&["gaps"]).await.expect(3).stdout;
+    assert!(!gaps.contains("nobody works"), "{gaps}");
+}
+
+#[tokio::test]
 async fn what_was_killed_before_it_asked_for_anything_leaves_nothing_asked_for() {
     let scene = Scene::new(tempo(&hours(3, 300))).await;
     let file = scene.write(&job(3));
