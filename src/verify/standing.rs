@@ -216,9 +216,10 @@ mod tests {
         let all = window(0, 200 * HOUR_S);
         assert_eq!(not_yet(&ledger, all, &asked_for(&ledger)), []);
         ledger.sealed = window(0, 98 * HOUR_S + 600).into();
+        ledger.now = 100 * HOUR_S - 5;
         let young = NotYet {
             window: window(98 * HOUR_S, 98 * HOUR_S + 600),
-            until: Some(100 * HOUR_S + 3_600),
+            until: Some(100 * HOUR_S),
         };
         assert_eq!(not_yet(&ledger, all, &asked_for(&ledger)), [young]);
         // What was sealed of an hour waits for the rest of it.
