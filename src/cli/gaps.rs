@@ -66,8 +66,10 @@ pub(super) async fn run(args: Args) -> anyhow::Result<Exit> {
                         error, attempts, ..
                     } => format!(" after {attempts} attempts: {error}"),
                     Reason::InFlight if is_abandoned(status) => {
-                        ": queued, and nobody works on it: tempo-harvest work, or run FILE"
-                            .to_owned()
+                        format!(
+                            ": queued, and nobody works on it: tempo-harvest work{}, or run FILE",
+                            database::option()
+                        )
                     }
                     _ => String::new(),
                 };
