@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use chrono::Utc;
+use chrono::{DateTime, Utc};
 use tempo_harvest::job::duration;
 
 use crate::support::harvest::{DAY_S, HOUR_S, Scene, Stored, hours, job, tempo};
@@ -96,14 +96,16 @@ async fn a_first_submission_collects_no_more_than_is_kept() {
     let scene = Scene::new(tempo(&hours(4, 400))).await;
     let middle = DAY_S + 2 * HOUR_S;
     let file = scene.write(&job(4).retention(&kept_from(middle)));
-    let plan = scene.command(&["plan", &file]).await.expect(0);
-    let line = |said: &str| {
-        let line = said.lines().find(|line| line.contains("beyond retention"));
-        let seconds = line.unwrap().split_whitespace().nth(2).unwrap();
-        seconds.parse::<i64>().unwrap()
+    let plan = scene.command(&["plan", "--json", &file]).await.expect(0);
+    let beyond = &plan.json()[0]["beyond_retention"];
+    let second = |end: usize| {
+        let told = beyond[0][end].as_str().unwrap();
+        told.parse::<DateTime<Utc>>().unwrap().timestamp()
     };
-    let beyond_s = line(&plan.stdout);
-    assert!((7_200..7_800).contains(&beyond_s), "{}", plan.stdout);
+    assert!(
+        second(0) == DAY_S && (middle..middle + 600).contains(&second(1)),
+        "{beyond}"
+    );
     scene.command(&["run", &file]).await.expect(0);
     let covered = scene.covered("shop").await;
     assert!(
