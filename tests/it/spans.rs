@@ -521,7 +521,7 @@ async fn spans_go_with_their_traces() {
         .await
         .expect(0);
     assert!(
-        reset.stdout.contains("1 traces with 300 spans"),
+        reset.stdout.contains("1 trace with 300 spans"),
         "{}",
         reset.stdout
     );
