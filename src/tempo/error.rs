@@ -270,6 +270,38 @@ mod tests {
         );
         // A page may have any status below that.
         assert!(said(499, true, "<html>").contains("something in front of Tempo"));
+        let hinted = |status| {
+            let message = said(status, false, "x");
+            let (_, hint) = message.split_once("said `x`").unwrap();
+            hint.to_owned()
+        };
+        for status in [400, 408, 422, 423, 425, 429, 500, 502, 504] {
+            assert_eq!(hinted(status), "", "{status}");
+        }
+        for status in [407, 511] {
+            assert!(hinted(status).contains("wants a login"), "{status}");
+        }
+        for status in [413, 414] {
+            assert!(hinted(status).contains("shorten `query`"), "{status}");
+        }
+        for status in [402, 418, 451, 499] {
+            assert!(hinted(status).contains("that is not Tempo"), "{status}");
+        }
+    }
+
+    #[test]
+    fn what_tempo_has_sent_and_is_more_than_we_read_is_no_refusal_of_it() {
+        for (failure, is_more) in [
+            (Failure::new(Class::TooLarge, "x"), true),
+            (Failure::of_answer(Class::TooLarge, 200, "x"), true),
+            (Failure::of_answer(Class::TooLarge, 399, "x"), true),
+            (Failure::of_answer(Class::TooLarge, 400, "x"), false),
+            (Failure::of_answer(Class::TooLarge, 500, "x"), false),
+            (Failure::new(Class::Passing, "x"), false),
+            (Failure::of_answer(Class::Passing, 200, "x"), false),
+        ] {
+            assert_eq!(failure.is_more_than_read(), is_more, "{failure:?}");
+        }
     }
 
     #[test]

@@ -260,6 +260,38 @@ mod tests {
         );
     }
 
+    #[test]
+    fn of_an_answer_that_takes_too_much_memory_a_part_may_be_read() {
+        assert!(DecodeError::OutOfProportion.is_of_size());
+        assert!(!DecodeError::Malformed.is_of_size());
+    }
+
+    #[test]
+    fn what_is_null_is_not_there() {
+        let whole = br#"{"traces": null, "metrics": {}}"#;
+        let answer = decode_search(Format::Json, whole, 1).unwrap();
+        assert!(answer.traces.is_empty());
+        let cut = br#"{"traces": [], "metrics": null}"#;
+        let refused = decode_search(Format::Json, cut, 1);
+        assert!(matches!(refused, Err(DecodeError::NoMetrics)));
+        for (wrong, expected) in [
+            (&br#"{"traces": {}, "metrics": {}}"#[..], "expected a list"),
+            (
+                &br#"{"traces": [], "metrics": []}"#[..],
+                "expected an object",
+            ),
+            (
+                &br#"{"traces": [], "metrics": {"inspectedBytes": []}}"#[..],
+                "expected a whole number, or a text that is one",
+            ),
+        ] {
+            let Err(error) = decode_search(Format::Json, wrong, 1) else {
+                panic!("{expected}");
+            };
+            assert!(error.to_string().contains(expected), "{error}");
+        }
+    }
+
     /// A trace as a search tells it, written by other means than it is read.
     fn traces() -> impl Strategy<Value = Vec<messages::TraceSearchMetadata>> {
         let root = prop_oneof![Just(ROOT_NOT_RECEIVED.to_owned()), "[a-c]{0,2}"];

@@ -421,6 +421,25 @@ fn span_of(message: &[u8]) -> Result<Span, DecodeError> {
 }
 
 #[test]
+fn what_is_no_span_in_json_says_what_was_expected() {
+    let refused = |span: Json| {
+        let scopes = json!([{ "spans": [span] }]);
+        let body =
+            json!({ "trace": { "resourceSpans": [{ "scopeSpans": scopes }] }, "metrics": {} });
+        let body = serde_json::to_vec(&body).unwrap();
+        let read = decode_trace(Format::Json, &body, [1; 16], &Wanted::default());
+        read.unwrap_err().to_string()
+    };
+    let kind = refused(json!({ "kind": [] }));
+    assert!(kind.contains("expected a name or a number"), "{kind}");
+    let value = refused(json!({ "attributes": [{ "key": "a", "value": { "intValue": [] } }] }));
+    assert!(
+        value.contains("expected a number, or a text that is one"),
+        "{value}"
+    );
+}
+
+#[test]
 fn ids_are_hex_of_the_right_length() {
     let id = |hex: &str| span_of(&field(1, hex.as_bytes())).map(|span| span.span_id);
     assert_eq!(id("00000000000000ff").unwrap(), 255u64.to_be_bytes());
