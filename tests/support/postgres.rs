@@ -214,10 +214,11 @@ fn left_over(folder: &Path) -> usize {
     fs::read_dir(data_folder(folder).join("data/base")).map_or(0, Iterator::count)
 }
 
-/// Removes the cluster, once the server of an earlier run has ended.
+/// Removes the cluster, once the server of an earlier run has ended. A run that was killed meanwhile may have begun to.
 async fn remove(folder: &Path) {
-    let supervisor = File::open(folder.join("supervisor.lock")).unwrap();
-    locked(|| supervisor.try_lock().is_ok()).await;
+    if let Ok(supervisor) = File::open(folder.join("supervisor.lock")) {
+        locked(|| supervisor.try_lock().is_ok()).await;
+    }
     let data_folder = data_folder(folder);
     if data_folder != folder && data_folder.exists() {
         fs::remove_dir_all(data_folder).unwrap();
