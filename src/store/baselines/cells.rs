@@ -27,6 +27,38 @@ pub async fn latest_cell(
     Ok(quarter.map(quarter_at))
 }
 
+/// A cell with its key, as it is stored.
+struct Row {
+    subject: String,
+    service: String,
+    operation: String,
+    quarter: DateTime<Utc>,
+    samples: i64,
+    judged: i64,
+    errors: i64,
+    first_ns: i64,
+    last_ns: i64,
+    durations: Vec<u8>,
+}
+
+impl Row {
+    fn into_cell(self) -> sqlx::Result<(Key, Cell)> {
+        let stored = Stored {
+            samples: self.samples,
+            judged: self.judged,
+            errors: self.errors,
+            first_ns: self.first_ns,
+            last_ns: self.last_ns,
+            durations: self.durations,
+        };
+        let key = Key {
+            operation: operation(&self.subject, self.service, self.operation),
+            quarter: quarter_at(self.quarter),
+        };
+        Ok((key, stored.into_cell()?))
+    }
+}
+
 /// Those of these cells that there are.
 ///
 /// # Errors
@@ -38,7 +70,8 @@ pub async fn cells(
 ) -> sqlx::Result<HashMap<Key, Cell>> {
     let columns: Columns = keys.iter().map(|key| &key.operation).collect();
     let quarters: Vec<DateTime<Utc>> = keys.iter().map(|key| begin_of(key.quarter)).collect();
-    let rows = sqlx::query!(
+    let rows = sqlx::query_as!(
+        Row,
         "SELECT c.subject, c.service, c.operation, c.quarter, c.samples, c.judged, c.errors, c.first_ns, c.last_ns, c.durations
          FROM unnest($2::text[], $3::text[], $4::text[], $5::timestamptz[]) AS k (subject, service, operation, quarter)
          JOIN harvest.baseline_cells c ON c.dataset = $1 AND c.subject = k.subject AND c.service = k.service
@@ -51,23 +84,7 @@ pub async fn cells(
     )
     .fetch_all(conn)
     .await?;
-    rows.into_iter()
-        .map(|row| {
-            let stored = Stored {
-                samples: row.samples,
-                judged: row.judged,
-                errors: row.errors,
-                first_ns: row.first_ns,
-                last_ns: row.last_ns,
-                durations: row.durations,
-            };
-            let key = Key {
-                operation: operation(&row.subject, row.service, row.operation),
-                quarter: quarter_at(row.quarter),
-            };
-            Ok((key, stored.into_cell()?))
-        })
-        .collect()
+    rows.into_iter().map(Row::into_cell).collect()
 }
 
 /// Puts cells in the place of those of the same key. One that holds nothing is deleted.
@@ -186,7 +203,8 @@ pub async fn cells_of(
 ) -> sqlx::Result<Vec<(Key, Cell)>> {
     let columns: Columns = operations.iter().copied().collect();
     let quarters: Vec<_> = quarters.iter().copied().map(begin_of).collect();
-    let rows = sqlx::query!(
+    let rows = sqlx::query_as!(
+        Row,
         "SELECT c.subject, c.service, c.operation, c.quarter, c.samples, c.judged, c.errors, c.first_ns, c.last_ns, c.durations
          FROM unnest($2::text[], $3::text[], $4::text[]) AS k (subject, service, operation)
          JOIN harvest.baseline_cells c ON c.dataset = $1 AND c.subject = k.subject AND c.service = k.service
@@ -199,23 +217,7 @@ pub async fn cells_of(
     )
     .fetch_all(conn)
     .await?;
-    rows.into_iter()
-        .map(|row| {
-            let stored = Stored {
-                samples: row.samples,
-                judged: row.judged,
-                errors: row.errors,
-                first_ns: row.first_ns,
-                last_ns: row.last_ns,
-                durations: row.durations,
-            };
-            let key = Key {
-                operation: operation(&row.subject, row.service, row.operation),
-                quarter: quarter_at(row.quarter),
-            };
-            Ok((key, stored.into_cell()?))
-        })
-        .collect()
+    rows.into_iter().map(Row::into_cell).collect()
 }
 
 /// Deletes the cells of a dataset.
