@@ -245,8 +245,8 @@ fn added(look: &LookFigures) -> String {
         ("fresh", _) => "the fresh look",
         ("settled", true) => "the settled look, again after the fresh one,",
         ("settled", false) => "the settled look, as the first,",
-        (_, true) => "sealing, again after earlier looks,",
-        (_, false) => "sealing, as the first look,",
+        (_, true) => "the sealing look, again after earlier ones,",
+        (_, false) => "the only look",
     };
     format!(
         "{what} added {} and improved {}, of {} in {}",
