@@ -201,20 +201,19 @@ async fn work(
     }
     if args.drain {
         let mut conn = database.pool.acquire().await?;
-        let done = windows::done_since(&mut conn, since).await?;
-        match done {
+        // By whoever works beside it, too: the windows are nobody's own.
+        match windows::done_since(&mut conn, since).await? {
             Done {
                 windows: 0,
                 requests: 0,
                 ..
-            } => say!("nothing to do"),
-            Done {
-                windows,
-                traces,
-                requests,
-            } => {
-                say!("done: {windows} windows, {traces} traces, {requests} requests");
-            }
+            } => say!("nothing was fetched meanwhile"),
+            done => say!(
+                "fetched meanwhile: {}, {}, {}",
+                many(done.windows, "window", "windows"),
+                many(done.traces, "trace", "traces"),
+                many(done.requests, "request", "requests")
+            ),
         }
         let paused = control::paused_windows(&mut conn).await?;
         let local = database::option();

@@ -27,11 +27,11 @@ async fn what_is_submitted_is_worked_off() {
     let traces = scene
         .number("SELECT sum(returned)::bigint FROM harvest.windows")
         .await;
-    let done = format!("done: 3 windows, {traces} traces, 3 requests\n");
+    let done = format!("fetched meanwhile: 3 windows, {traces} traces, 3 requests\n");
     assert!(drained.stderr.ends_with(&done), "{}", drained.stderr);
     let drained = scene.command(&["work", "--drain"]).await.expect(0);
     let said = drained.stderr;
-    assert!(said.ends_with("nothing to do\n"), "{said}");
+    assert!(said.ends_with("nothing was fetched meanwhile\n"), "{said}");
     scene.equals_truth((DAY_S, DAY_S + 3 * HOUR_S), true).await;
     let status = scene.command(&["status", "--json"]).await.expect(0).json();
     assert_eq!(status[0]["dataset"], "shop");
