@@ -1,282 +1,21 @@
-//! `doctor`: is everything there that collecting needs, and if not, what to do.
-
-use std::{fmt, io::Write, path::PathBuf};
+//! A job's Tempo: whether it answers, to whom, how far its clock is off, and what it counts.
 
 use chrono::Utc;
-use serde::Serialize;
 use sqlx::PgPool;
 
-use super::{
-    Exit,
-    database::{self, Otherwise},
-    jobs, terminal,
-};
+use super::{Findings, State};
 use crate::{
     job::{Auth, Job, Source},
     store::{
-        self, OpenError,
+        OpenError,
         schema::{self, Standing},
         sources,
     },
-    tempo::{Client, Count, Failure, Lacks, Limits, Search, Urgency},
-    version,
+    tempo::{Class, Client, Count, Failure, Lacks, Limits, Search, Urgency},
     window::Window,
 };
 
-/// Check the database, and the Tempo of each job file given, and say what to do about what is wrong.
-#[derive(Debug, clap::Args)]
-pub(super) struct Args {
-    /// Job files, or folders of them
-    #[arg(value_name = "FILE")]
-    files: Vec<PathBuf>,
-    #[command(flatten)]
-    database: database::DatabaseArgs,
-    /// Report as JSON on stdout
-    #[arg(long)]
-    json: bool,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-enum State {
-    Ok,
-    Warn,
-    Fail,
-}
-
-impl fmt::Display for State {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Self::Ok => "ok",
-            Self::Warn => "warn",
-            Self::Fail => "FAIL",
-        })
-    }
-}
-
-#[derive(Debug, Serialize)]
-struct Finding {
-    about: String,
-    check: &'static str,
-    state: State,
-    detail: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    fix: Option<String>,
-}
-
-#[derive(Default)]
-struct Findings(Vec<Finding>);
-
-impl Findings {
-    fn add(
-        &mut self,
-        about: &str,
-        check: &'static str,
-        state: State,
-        detail: impl Into<String>,
-        fix: Option<&str>,
-    ) {
-        self.0.push(Finding {
-            about: about.to_owned(),
-            check,
-            state,
-            detail: detail.into(),
-            fix: fix.map(str::to_owned),
-        });
-    }
-}
-
-/// Runs the command.
-pub(super) async fn run(args: Args) -> anyhow::Result<Exit> {
-    let jobs = if args.files.is_empty() {
-        Vec::new()
-    } else {
-        match jobs::load(&args.files, Utc::now()) {
-            Ok(jobs) => jobs,
-            Err(exit) => return Ok(exit),
-        }
-    };
-    let mut findings = Findings::default();
-    findings.add("program", "version", State::Ok, version::FULL, None);
-    let (options, local) = database::locate(&args.database, Otherwise::Local).await?;
-    let about = match &local {
-        // Its socket's folder is another each time.
-        Some(local) => format!("private PostgreSQL in {}", local.folder().display()),
-        None => format!("database at {}", store::address_of(&options)),
-    };
-    let pool = check_database(&mut findings, &about, &options).await;
-    let mut seen: Vec<&str> = Vec::new();
-    for job in &jobs {
-        if !seen.contains(&job.source.name.as_str()) {
-            seen.push(&job.source.name);
-            let limits = known_limits(pool.as_ref(), &job.source).await;
-            check_source(&mut findings, job, limits).await;
-        }
-    }
-    if let Some(pool) = pool {
-        pool.close().await;
-    }
-    if let Some(local) = local {
-        local.stop().await;
-    }
-    let mut out = terminal::stdout();
-    if args.json {
-        writeln!(out, "{}", serde_json::to_string_pretty(&findings.0)?)?;
-    } else {
-        for finding in &findings.0 {
-            writeln!(
-                out,
-                "{:<5} {}: {}: {}",
-                finding.state, finding.about, finding.check, finding.detail
-            )?;
-            if let Some(fix) = &finding.fix {
-                writeln!(out, "      -> {fix}")?;
-            }
-        }
-        if jobs.is_empty() {
-            writeln!(
-                out,
-                "give a job file to check its Tempo too: tempo-harvest doctor FILE"
-            )?;
-        }
-    }
-    let failed = findings
-        .0
-        .iter()
-        .any(|finding| finding.state == State::Fail);
-    Ok(if failed { Exit::Failed } else { Exit::Complete })
-}
-
-async fn check_database(
-    findings: &mut Findings,
-    about: &str,
-    options: &sqlx::postgres::PgConnectOptions,
-) -> Option<PgPool> {
-    let pool = match store::connect(options, 2).await {
-        Ok(pool) => pool,
-        Err(error) => {
-            let fix = "check host, port, user and password in DATABASE_URL, and that the server accepts connections from here";
-            findings.add(
-                about,
-                "reachable",
-                State::Fail,
-                error.to_string(),
-                Some(fix),
-            );
-            return None;
-        }
-    };
-    match database_findings(findings, about, &pool).await {
-        Ok(()) => Some(pool),
-        Err(error) => {
-            findings.add(about, "reachable", State::Fail, error.to_string(), None);
-            None
-        }
-    }
-}
-
-async fn database_findings(
-    findings: &mut Findings,
-    about: &str,
-    pool: &PgPool,
-) -> sqlx::Result<()> {
-    let mut conn = pool.acquire().await?;
-    let (_, version) = store::server_version(&mut conn).await?;
-    findings.add(
-        about,
-        "reachable",
-        State::Ok,
-        format!("PostgreSQL {version}"),
-        None,
-    );
-    let rights = store::rights(&mut conn).await?;
-    rights_finding(findings, about, &rights);
-    if !rights.read {
-        return Ok(());
-    }
-    if !rights.missing_extensions.is_empty() {
-        let names = rights.missing_extensions.join(", ");
-        let fix = "install PostgreSQL's contrib extensions on the server (`postgresql-contrib`)";
-        findings.add(
-            about,
-            "extensions",
-            State::Fail,
-            format!("not available: {names}"),
-            Some(fix),
-        );
-    }
-    let behind = match (&rights.owner, rights.migrate) {
-        (Some(owner), false) => format!("run `tempo-harvest migrate` as `{owner}`"),
-        _ => "the next run applies them, or `tempo-harvest migrate` now".to_owned(),
-    };
-    let standing = match schema::standing(&mut conn).await {
-        Ok(standing) => standing,
-        Err(OpenError::Database(error)) => return Err(error),
-        Err(error) => {
-            findings.add(about, "tables", State::Fail, error.to_string(), None);
-            return Ok(());
-        }
-    };
-    let (ours, queue) = (standing.ours, standing.queue);
-    let (state, detail, fix) = if standing.is_current() {
-        (
-            State::Ok,
-            format!(
-                "up to date ({} migrations, and {} of the queue)",
-                ours.applied, queue.applied
-            ),
-            None,
-        )
-    } else if standing.is_empty() {
-        (
-            State::Ok,
-            "no tables yet; the first run creates them".to_owned(),
-            None,
-        )
-    } else {
-        let detail = format!(
-            "{} of {} migrations applied, {} of {} of the queue",
-            ours.applied, ours.known, queue.applied, queue.known
-        );
-        (State::Warn, detail, Some(behind.as_str()))
-    };
-    findings.add(about, "tables", state, detail, fix);
-    Ok(())
-}
-
-fn rights_finding(findings: &mut Findings, about: &str, rights: &store::Rights) {
-    let user = &rights.user;
-    let (state, may, fix) = match &rights.owner {
-        None if rights.migrate => (State::Ok, "may create schemas", None),
-        None => (
-            State::Fail,
-            "may not create schemas",
-            Some(format!(
-                "ALTER DATABASE … OWNER TO \"{user}\", or run `tempo-harvest migrate` once as the owner"
-            )),
-        ),
-        Some(_) if rights.migrate => (State::Ok, "owns the tables", None),
-        Some(_) if rights.write => (State::Ok, "may read and write the tables", None),
-        Some(owner) if rights.read => (
-            State::Warn,
-            "may only read the tables",
-            Some(format!(
-                "enough for `status` and the like; to collect, GRANT harvest_worker TO \"{user}\" as `{owner}`"
-            )),
-        ),
-        Some(owner) => (
-            State::Fail,
-            "may not read the tables",
-            Some(format!(
-                "GRANT harvest_worker TO \"{user}\"; `tempo-harvest migrate --roles`, run as `{owner}`, makes that role"
-            )),
-        ),
-    };
-    let detail = format!("user `{user}` {may}");
-    findings.add(about, "rights", state, detail, fix.as_deref());
-}
-
-async fn known_limits(pool: Option<&PgPool>, source: &Source) -> Limits {
+pub(super) async fn known_limits(pool: Option<&PgPool>, source: &Source) -> Limits {
     let Some(pool) = pool else {
         return Limits::default();
     };
@@ -293,7 +32,7 @@ async fn known_limits(pool: Option<&PgPool>, source: &Source) -> Limits {
     })
 }
 
-async fn check_source(findings: &mut Findings, job: &Job, limits: Limits) {
+pub(super) async fn check(findings: &mut Findings, job: &Job, limits: Limits) {
     let about = format!("source `{}` ({})", job.source.name, job.source.url);
     let client = match Client::new(job.source.clone(), limits) {
         Ok(client) => client,
@@ -460,7 +199,7 @@ async fn access_findings(
         };
         match client.search(probe).await {
             Ok(_) => findings.add(about, check, State::Warn, ignored, Some(fix)),
-            Err(failure) if failure.class == crate::tempo::Class::Access => {
+            Err(failure) if failure.class == Class::Access => {
                 findings.add(about, check, State::Ok, "accepted, and needed", None);
             }
             Err(_) => findings.add(
@@ -476,12 +215,10 @@ async fn access_findings(
 
 fn access_fix(failure: &Failure) -> Option<&'static str> {
     match (failure.class, failure.status) {
-        (crate::tempo::Class::Passing, None) => Some(
+        (Class::Passing, None) => Some(
             "check `url`, and that Tempo (its query-frontend) is running and can be reached from here",
         ),
-        (crate::tempo::Class::Access, _) => {
-            Some("check `url`, `tenant` and the credentials of this source")
-        }
+        (Class::Access, _) => Some("check `url`, `tenant` and the credentials of this source"),
         _ => None,
     }
 }
